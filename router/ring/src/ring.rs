@@ -28,6 +28,9 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 /// One wait within [`DROP_WAIT`]; after it, what is still in flight is cancelled again.
 const DROP_WAIT_STEP: Duration = Duration::from_millis(20);
 
+/// The longest single wait: the kernel's clock does not take all that a `Duration` can hold.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the ring did since it was made. Plain sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingCounters {
@@ -745,7 +748,7 @@ impl Ring {
                 if self.features.no_iowait {
                     flags |= EnterFlags::NO_IOWAIT;
                 }
-                let timeout = Timespec::from(timeout);
+                let timeout = Timespec::from(timeout.min(WAIT_MAX));
                 let arguments = SubmitArgs::new().timespec(&timeout);
                 // SAFETY: EXT_ARG says that the argument is an io_uring_getevents_arg, which SubmitArgs is; it and the
                 // time it refers to live until the call returns.

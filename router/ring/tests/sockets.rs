@@ -913,3 +913,122 @@ fn nothing_stays_open_after_many_connections() {
         assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
     }
 }
+
+#[test]
+fn a_socket_closed_before_its_first_turn_is_closed_all_the_same() {
+    let mut ring = ring();
+    let (ours, mut theirs) = pair();
+    let socket = ring.adopt(ours).unwrap();
+    ring.send(socket, owned(b"on the way"));
+    ring.close(socket);
+    let mut returned = false;
+    run_until(&mut ring, |_, event| match event {
+        Event::Sent { buffers, .. } => {
+            returned = buffers.len_bytes() == 10;
+            false
+        }
+        Event::Closed { .. } => true,
+        other => panic!("{other:?}"),
+    });
+    assert!(returned);
+    let mut rest = Vec::new();
+    theirs.read_to_end(&mut rest).unwrap();
+}
+
+#[test]
+#[cfg_attr(debug_assertions, should_panic(expected = "one send at a time"))]
+fn a_second_send_at_a_time_is_refused_and_the_first_goes_on() {
+    let mut ring = ring();
+    let (ours, _theirs) = pair();
+    let socket = ring.adopt(ours).unwrap();
+    ring.send(socket, owned(b"first"));
+    ring.send(socket, owned(b"second!"));
+    let mut results = Vec::new();
+    run_until(&mut ring, |_, event| {
+        if let Event::Sent {
+            result, buffers, ..
+        } = event
+        {
+            results.push((
+                result.map_err(|error| error.raw_os_error()),
+                buffers.len_bytes(),
+            ));
+        }
+        results.len() == 2
+    });
+    assert_eq!(results, [(Err(Some(libc::EBUSY)), 7), (Ok(5), 5)]);
+}
+
+#[test]
+fn a_send_on_a_closing_socket_comes_back_as_an_error() {
+    let mut ring = ring();
+    let (ours, _theirs) = pair();
+    let socket = ring.adopt(ours).unwrap();
+    ring.turn(None).unwrap();
+    ring.close(socket);
+    ring.send(socket, owned(b"late"));
+    let first = ring.next_event();
+    assert!(
+        matches!(&first, Some(Event::Sent { result: Err(error), .. }) if error.raw_os_error() == Some(libc::ENOTCONN)),
+        "{first:?}"
+    );
+    run_until(&mut ring, |_, event| matches!(event, Event::Closed { .. }));
+}
+
+#[test]
+fn a_send_between_closing_and_the_word_of_it_is_let_go_silently() {
+    let mut ring = ring();
+    let (ours, theirs) = pair();
+    let socket = ring.adopt(ours).unwrap();
+    drop(theirs);
+    run_until(&mut ring, |_, event| {
+        matches!(
+            event,
+            Event::ReceiveEnded {
+                cause: ReceiveEnd::Eof,
+                ..
+            }
+        )
+    });
+    // Nothing is in flight, so this closes at once; the event waits to be taken.
+    ring.close(socket);
+    ring.send(socket, owned(b"late"));
+    assert!(matches!(ring.next_event(), Some(Event::Closed { .. })));
+    assert!(ring.next_event().is_none());
+    assert_eq!(ring.counters().sends_discarded, 1);
+}
+
+#[test]
+fn the_longest_timeout_there_is_waits_like_any_other() {
+    let mut ring = ring();
+    let waker = ring.waker();
+    let thread = thread::spawn(move || waker.wake());
+    ring.turn(Some(Duration::MAX)).unwrap();
+    thread.join().unwrap();
+    run_until(&mut ring, |_, event| matches!(event, Event::Woken));
+}
+
+#[test]
+fn a_peer_that_finished_sending_can_still_be_sent_to() {
+    let mut ring = ring();
+    let (ours, mut theirs) = pair();
+    let socket = ring.adopt(ours).unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    run_until(&mut ring, |_, event| {
+        matches!(
+            event,
+            Event::ReceiveEnded {
+                cause: ReceiveEnd::Eof,
+                ..
+            }
+        )
+    });
+    ring.send(socket, owned(b"the last word"));
+    run_until(&mut ring, |_, event| {
+        matches!(event, Event::Sent { result: Ok(13), .. })
+    });
+    ring.shutdown_write(socket);
+    let mut heard = Vec::new();
+    theirs.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"the last word");
+}
