@@ -143,7 +143,7 @@ impl DecodeError {
 /// The routing header of one message, and where in the message its parts are.
 ///
 /// Valid for the message it was parsed from and for copies of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteHeader {
     pub kind: Kind,
     /// An absent id reads as NULL here.

@@ -19,15 +19,28 @@ fn publish() -> Vec<u8> {
         header_mac: Some(vec![0; 32]),
         ..Default::default()
     };
-    let payload = wire::ApplicationPayload { payload_type: "msg".to_owned(), blob: vec![0x5A; 64] };
+    let payload = wire::ApplicationPayload {
+        payload_type: "msg".to_owned(),
+        blob: vec![0x5A; 64],
+    };
     let publish = wire::Publish {
         header: Some(header),
-        session: Some(wire::SessionHeader { session_id: 7, message_id: 9, ..Default::default() }),
-        msg: Some(wire::Content { content_type: Some(wire::content::ContentType::AppPayload(payload)) }),
+        session: Some(wire::SessionHeader {
+            session_id: 7,
+            message_id: 9,
+            ..Default::default()
+        }),
+        msg: Some(wire::Content {
+            content_type: Some(wire::content::ContentType::AppPayload(payload)),
+        }),
     };
     let message_type = Some(wire::message::MessageType::Publish(publish));
     let metadata = [("traceparent".to_owned(), "0".repeat(55))].into();
-    wire::Message { message_type, metadata }.encode_to_vec()
+    wire::Message {
+        message_type,
+        metadata,
+    }
+    .encode_to_vec()
 }
 
 #[test]
@@ -37,7 +50,9 @@ fn reading_verifying_and_patching_a_publish_allocates_nothing() {
     let mut preimage = Preimage::new();
     let mut copy = message.clone();
     let mut turn = || {
-        let Ok(Parsed::Routed(header)) = parse(&message) else { return false };
+        let Ok(Parsed::Routed(header)) = parse(&message) else {
+            return false;
+        };
         preimage.build(&message, &header);
         let _ = links[0].check(&preimage, &message, &header);
         for link in &links {

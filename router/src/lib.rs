@@ -1,20 +1,294 @@
 #![forbid(unsafe_code)]
+//! `slim-router`: a thread-per-core, shared-nothing message router for SLIM on io_uring.
+//!
+//! ```text
+//!            shard 0 (core 0)                       shard 1 (core 1)          this thread
+//!   accept ─► connection ─► ingress                 the same,                 configuration, signals,
+//!      ─► routes ─► forward ─► egress  ◄── mesh ──► shares nothing            counters
+//! ```
+//!
+//! A message goes down that path and no module knows its caller; pressure comes back as a return value. See
+//! `ARCHITECTURE.md` for what owns what, what is bounded, and what happens when a bound is reached ([`limits`]).
 
 pub mod args;
 pub mod config;
+pub mod limits;
 pub mod logging;
+pub mod metrics;
+pub mod routes;
 
-/// Placeholder of this branch; the pipeline takes its place.
-pub struct Router;
+mod accept;
+mod connection;
+mod control;
+mod egress;
+mod forward;
+mod ingress;
+mod mesh;
+mod shard;
 
-/// Why the router did not start.
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use slim_ring::{Ring, RingError};
+use tracing::{info, warn};
+
+use accept::Bound;
+pub use accept::ListenError;
+use config::{Config, ListenAddress};
+use control::Orders;
+use metrics::{Counters, Snapshot};
+use routes::ShardId;
+use shard::{Plan, Shard};
+
+/// Why a router did not start, or stopped by itself. The process exits with status 1.
 #[derive(Debug, thiserror::Error)]
-#[error("this build has no router yet")]
-pub struct StartError;
+pub enum RouterError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("shard {shard} could not be hosted: {reason}")]
+    Host { shard: u16, reason: String },
+    #[error("shard {shard} failed: {reason}")]
+    Shard { shard: u16, reason: String },
+    #[error("no random numbers from the system: {0}")]
+    Random(getrandom::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(std::io::Error),
+}
+
+/// A running router. Dropping it stops it at once; [`Router::drain`] ends it gently.
+pub struct Router {
+    addresses: Vec<ListenAddress>,
+    orders: Arc<Orders>,
+    counters: Vec<Arc<Counters>>,
+    hosts: Mutex<Vec<ExecutorJoinHandle<()>>>,
+    finished: Mutex<mpsc::Receiver<(ShardId, Result<(), RouterError>)>>,
+}
 
 impl Router {
-    /// Starts every shard and listener.
-    pub fn start(_config: config::Config) -> Result<Self, StartError> {
-        Err(StartError)
+    /// Starts every shard, and listens when all of them can serve. Returns when clients can connect.
+    pub fn start(config: Config) -> Result<Router, RouterError> {
+        Ring::probe()?;
+        let shards = config.shards.get();
+        let config = Arc::new(config);
+        let bound = config
+            .listeners
+            .iter()
+            .map(|listener| Bound::new(&listener.address, shards))
+            .collect::<Result<Vec<_>, _>>()?;
+        let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
+        let orders = Arc::new(Orders::new(shards));
+        let counters: Vec<_> = (0..shards).map(|_| Arc::new(Counters::default())).collect();
+        let web = mesh::Web::new(shards);
+        let owners = owner_hash()?;
+        let (finished_sender, finished) = mpsc::channel();
+        let (ready_sender, ready) = mpsc::channel();
+        let mut hosts = Vec::new();
+        let mut starts = Vec::new();
+        for (i, placement) in (0..shards).zip(placements(shards)) {
+            let (start, started) = mpsc::channel();
+            starts.push(start);
+            let plan = Plan {
+                shard: ShardId(i),
+                shards,
+                config: config.clone(),
+                web: web.clone(),
+                counters: counters[usize::from(i)].clone(),
+                orders: orders.clone(),
+                owners: owners.clone(),
+            };
+            let (ready, finished) = (ready_sender.clone(), finished_sender.clone());
+            let host = LocalExecutorBuilder::new(placement)
+                .name(&format!("shard-{i}"))
+                // The executor only hosts: it moves no bytes, so it needs next to no ring and buffers.
+                .ring_depth(16)
+                .io_memory(64 * 1024)
+                .spawn(move || async move {
+                    let fail = |error: RingError| RouterError::Shard {
+                        shard: i,
+                        reason: error.to_string(),
+                    };
+                    let result = match Shard::new(plan) {
+                        Ok(mut shard) => {
+                            let _ = ready.send(Ok(()));
+                            match started.recv() {
+                                Ok(listeners) => shard
+                                    .listen(listeners)
+                                    .and_then(|()| shard.run())
+                                    .map_err(fail),
+                                // Another shard could not start; the router gives up.
+                                Err(mpsc::RecvError) => Ok(()),
+                            }
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                            Ok(())
+                        }
+                    };
+                    let _ = finished.send((ShardId(i), result));
+                })
+                .map_err(|error| RouterError::Host {
+                    shard: i,
+                    reason: error.to_string(),
+                })?;
+            hosts.push(host);
+        }
+        for _ in 0..shards {
+            match ready.recv_timeout(START_TIMEOUT) {
+                Ok(result) => result?,
+                Err(_) => {
+                    return Err(RouterError::Host {
+                        shard: 0,
+                        reason: "it did not start in time".into(),
+                    });
+                }
+            }
+        }
+        for bound in &bound {
+            bound.listen()?;
+        }
+        let mut sockets: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
+        for (listener, bound) in (0u16..).zip(bound) {
+            for (shard, socket) in bound.sockets.into_iter().enumerate() {
+                sockets[shard].push((socket.into(), listener));
+            }
+        }
+        for (start, sockets) in starts.iter().zip(sockets) {
+            let _ = start.send(sockets);
+        }
+        Ok(Router {
+            addresses,
+            orders,
+            counters,
+            hosts: Mutex::new(hosts),
+            finished: Mutex::new(finished),
+        })
     }
+
+    /// Where it listens; ports are the real ones if the configuration asked for port 0.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// What all shards have counted up to now.
+    pub fn counters(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for counters in &self.counters {
+            sum.add(counters);
+        }
+        sum
+    }
+
+    /// Begins the end: listeners close first, then links end with `grpc-status 0`.
+    pub fn drain(&self) {
+        self.orders.drain();
+    }
+
+    /// Does what [`Router::drain`] does, from wherever a signal is heard; it does not keep the router alive.
+    pub fn drainer(&self) -> impl Fn() + Send + 'static {
+        let orders = self.orders.clone();
+        move || orders.drain()
+    }
+
+    /// Waits until the router has drained or a shard has failed.
+    ///
+    /// - `drain_timeout`: from [`Router::drain`] to giving up on links that have not ended; that is no error.
+    pub fn wait_drained(&self, drain_timeout: Duration) -> Result<(), RouterError> {
+        let finished = self
+            .finished
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut left = self.counters.len();
+        let mut give_up_at = None;
+        while left > 0 {
+            if self.orders.drain_ordered() && give_up_at.is_none() {
+                give_up_at = Some(Instant::now() + drain_timeout);
+            }
+            let patience = match give_up_at {
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => ORDER_POLL,
+            };
+            match finished.recv_timeout(patience) {
+                Ok((shard, result)) => {
+                    result?;
+                    if !self.orders.drain_ordered() {
+                        return Err(RouterError::Shard {
+                            shard: shard.0,
+                            reason: "it returned unasked".into(),
+                        });
+                    }
+                    left -= 1;
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if give_up_at.is_some() => {
+                    warn!(
+                        shards = left,
+                        "the drain timeout is over; what is left ends now"
+                    );
+                    return Ok(());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(RouterError::Shard {
+                        shard: 0,
+                        reason: "it ended without a word".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.orders.stop();
+        let hosts = std::mem::take(
+            self.hosts
+                .get_mut()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
+        for host in hosts {
+            if let Err(error) = host.join() {
+                warn!(%error, "a shard did not end as it should");
+            }
+        }
+        for address in &self.addresses {
+            if let ListenAddress::Unix(path) = address {
+                // Gone already, or another router's by now: either way not ours to mind.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        let counters = self.counters();
+        info!(%counters, "stopped");
+    }
+}
+
+/// How long the waiting thread takes to notice that a drain was ordered, at worst.
+const ORDER_POLL: Duration = Duration::from_millis(100);
+
+/// From the first executor to the last ring. Setting one up takes milliseconds.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One core for each shard, as far as there are cores that this process may use; shards beyond that float.
+fn placements(shards: u16) -> Vec<Placement> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    (0..usize::from(shards))
+        .map(|shard| match cores.get(shard) {
+            Some(core) if usize::from(shards) <= cores.len() => Placement::Fixed(core.id),
+            _ => Placement::Unbound,
+        })
+        .collect()
+}
+
+/// Decides who owns a name. Random, for the names are chosen by clients, who could otherwise load one shard or one bucket.
+fn owner_hash() -> Result<ahash::RandomState, RouterError> {
+    let mut seeds = [[0u8; 8]; 4];
+    for seed in &mut seeds {
+        getrandom::fill(seed).map_err(RouterError::Random)?;
+    }
+    let [a, b, c, d] = seeds.map(u64::from_ne_bytes);
+    Ok(ahash::RandomState::with_seeds(a, b, c, d))
 }

@@ -1,12 +1,16 @@
 #![forbid(unsafe_code)]
-//! Reads what to do, then does it: arguments -> [`Config`] -> log -> [`Router`].
+//! Reads what to do, then does it: arguments → [`Config`] → log → [`Router`] → signal → drain.
+
+use std::process::ExitCode;
+use std::thread;
 
 use clap::Parser;
-use slim_router::Router;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use slim_router::args::Args;
 use slim_router::config::Config;
-use slim_router::logging;
-use std::process::ExitCode;
+use slim_router::{Router, RouterError, logging};
+use tracing::{error, info, warn};
 
 /// Also what clap exits with when the arguments are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -32,20 +36,52 @@ fn main() -> ExitCode {
         }
     };
     for note in &config.notes {
-        tracing::warn!("{note}");
+        warn!("{note}");
     }
-    let outcome = match Router::start(config) {
-        Ok(_router) => ExitCode::SUCCESS,
+    let code = match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            error!("{error}");
             ExitCode::FAILURE
         }
     };
     if log.dropped_lines() > 0 {
-        tracing::warn!(
+        warn!(
             lines = log.dropped_lines(),
             "log lines were dropped: standard error was too slow"
         );
     }
-    outcome
+    code
 }
+
+/// Serves until a signal, then drains. A second signal ends the process at once.
+fn serve(config: Config) -> Result<(), RouterError> {
+    let drain_timeout = config.drain_timeout;
+    let shards = config.shards;
+    // Before anything starts: a signal during the start is then kept, not fatal.
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RouterError::Signals)?;
+    let router = Router::start(config)?;
+    let addresses: Vec<String> = router.addresses().iter().map(ToString::to_string).collect();
+    info!(
+        "serving {} in clear text on {shards} shard(s)",
+        addresses.join(", ")
+    );
+    let drain = router.drainer();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for (count, signal) in signals.forever().enumerate() {
+                if count > 0 {
+                    // The log has what came before; there is nothing left to wait for.
+                    std::process::exit(EXIT_SECOND_SIGNAL + signal);
+                }
+                info!(signal, timeout = ?drain_timeout, "draining; a second signal exits at once");
+                drain();
+            }
+        })
+        .map_err(RouterError::Signals)?;
+    router.wait_drained(drain_timeout)
+}
+
+/// As a shell reports a process that a signal ended.
+const EXIT_SECOND_SIGNAL: i32 = 128;

@@ -59,6 +59,18 @@ impl SendBuffers {
         Ok(())
     }
 
+    /// Moves the chunks of `other` to the end of this list, from the front, as many as fit; the rest stays in `other`.
+    pub fn append(&mut self, other: &mut SendBuffers) {
+        let fitting = other.chunks.len().min(SEND_CHUNKS_MAX - self.chunks.len());
+        let moved: usize = other.chunks[..fitting]
+            .iter()
+            .map(|chunk| chunk.as_slice().len())
+            .sum();
+        self.chunks.extend(other.chunks.drain(..fitting));
+        self.length_bytes += moved;
+        other.length_bytes -= moved;
+    }
+
     /// Empties the list and yields its owned buffers, uncleared, for a pool. Shared chunks are let go.
     pub fn take_owned(&mut self) -> impl Iterator<Item = Vec<u8>> + '_ {
         self.length_bytes = 0;

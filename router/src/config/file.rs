@@ -654,7 +654,8 @@ fn tls(item: &Item, found: &mut Findings) {
             // node-config.md N1: dropped without a word by the existing node, and with it what they protect.
             "cert_file" | "key_file" | "cert_pem" | "key_pem" | "ca_file" | "ca_pem"
             | "client_ca_file" | "client_ca_pem" => {
-                found.refuse(&item, "a key of old versions, ignored by existing nodes; TLS is not supported; remove it");
+                found
+                    .refuse(&item, "a key of old versions, ignored by existing nodes; TLS is not supported; remove it");
             }
             "ca_source" | "insecure_skip_verify" => {
                 found.note(&item, "no effect: it is for the side that dials");

@@ -1,0 +1,288 @@
+//! One client connection: Handshaking → Negotiating → Open → Ending.
+//!
+//! A connection owns its HTTP/2 state, its egress and, while open, the link: key, class and subscriptions. It knows no
+//! other connection; what it shares with them goes through [`crate::shard::Core`].
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use slim_proto::grpc::{Deframer, FrameError};
+use slim_proto::http2::{ConnectionError, ErrorCode, ServerConnection, StreamId};
+use slim_proto::link::{LinkMac, NegotiationError};
+use slim_proto::name::RouteName;
+use slim_proto::route_header::DecodeError;
+use slim_ring::SocketId;
+
+use crate::egress::Egress;
+use crate::limits;
+use crate::routes::{Class, Slot};
+
+pub struct Connection {
+    pub socket: SocketId,
+    pub slot: Slot,
+    /// Position of its listener in the configuration.
+    pub listener: u16,
+    pub peer: Peer,
+    pub http2: ServerConnection,
+    pub egress: Egress,
+    pub deframer: Deframer,
+    pub phase: Phase,
+    /// Publishes that wait, in order, for what holds this publisher back.
+    pub parked: Option<Box<VecDeque<Bytes>>>,
+    /// Receivers, lanes and directory answers that this publisher waits for.
+    pub holds: u32,
+    /// Flow-controlled bytes received for which no credit has been given back yet.
+    pub withheld_bytes: u32,
+    pub heard_at: Instant,
+    pub pinged_at: Option<Instant>,
+    /// Has something to send at the end of this turn.
+    pub dirty: bool,
+}
+
+/// Where a connection comes from, for the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix => f.write_str("unix socket"),
+        }
+    }
+}
+
+pub enum Phase {
+    /// Waits for an OpenChannel request.
+    Handshaking {
+        deadline: Instant,
+    },
+    /// Has answered the request; waits for the link message.
+    Negotiating {
+        stream: StreamId,
+        deadline: Instant,
+    },
+    Open(Box<Link>),
+    /// Sends its last bytes and waits for the peer to close.
+    Ending {
+        deadline: Instant,
+        half_closed: bool,
+    },
+}
+
+/// A negotiated link.
+pub struct Link {
+    pub stream: StreamId,
+    /// `None` only on a listener that is lax, for a dialer that offered no key.
+    pub mac: Option<LinkMac>,
+    pub class: Class,
+    pub subscriptions: Subscriptions,
+}
+
+impl Connection {
+    pub fn new(
+        socket: SocketId,
+        listener: u16,
+        peer: Peer,
+        mut control: Vec<u8>,
+        settings: slim_proto::http2::Settings,
+        now: Instant,
+    ) -> Connection {
+        let http2 = ServerConnection::new(settings, &mut control);
+        let mut egress = Egress::default();
+        egress.control = control;
+        Connection {
+            socket,
+            slot: Slot {
+                index: socket.index(),
+                generation: socket.generation(),
+            },
+            listener,
+            peer,
+            http2,
+            egress,
+            deframer: Deframer::default(),
+            phase: Phase::Handshaking {
+                deadline: now + limits::HANDSHAKE_TIMEOUT,
+            },
+            parked: None,
+            holds: 0,
+            withheld_bytes: 0,
+            heard_at: now,
+            pinged_at: None,
+            dirty: true,
+        }
+    }
+
+    pub fn stream(&self) -> Option<StreamId> {
+        match &self.phase {
+            Phase::Negotiating { stream, .. } => Some(*stream),
+            Phase::Open(link) => Some(link.stream),
+            Phase::Handshaking { .. } | Phase::Ending { .. } => None,
+        }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.holds > 0 || self.parked.is_some()
+    }
+
+    pub fn park(&mut self, message: Bytes) {
+        self.parked.get_or_insert_default().push_back(message);
+    }
+
+    /// Gives credit back for what was read while nothing held this publisher.
+    pub fn release_credit(&mut self) {
+        let bytes = std::mem::take(&mut self.withheld_bytes);
+        self.http2.release(bytes, &mut self.egress.control);
+    }
+
+    /// Moves waiting messages on after a window has opened or a send is done.
+    pub fn pump(&mut self) {
+        if let Some(stream) = self.stream() {
+            self.egress.pump(&mut self.http2, stream);
+        }
+    }
+}
+
+/// What a connection subscribed to: one record for each (name, subscription id), kept apart by whether the name came with
+/// an id at all (T19).
+#[derive(Default)]
+pub struct Subscriptions {
+    records: HashSet<Record, RandomState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    pub name: RouteName,
+    pub id_present: bool,
+    pub subscription_id: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Recorded {
+    New,
+    Repeated,
+    /// The connection has [`limits::SUBSCRIPTIONS_PER_CONNECTION_MAX`].
+    Full,
+}
+
+impl Subscriptions {
+    pub fn add(&mut self, record: Record) -> Recorded {
+        if self.records.contains(&record) {
+            Recorded::Repeated
+        } else if self.records.len() >= limits::SUBSCRIPTIONS_PER_CONNECTION_MAX {
+            Recorded::Full
+        } else {
+            self.records.insert(record);
+            Recorded::New
+        }
+    }
+
+    /// Removes the record; or, if there is none, the one that a replay after reconnecting left with id 0 (T10).
+    pub fn remove(&mut self, record: Record) -> bool {
+        self.records.remove(&record)
+            || self.records.remove(&Record {
+                subscription_id: 0,
+                ..record
+            })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = RouteName> {
+        self.records.iter().map(|record| record.name)
+    }
+}
+
+/// Why a connection ends. Each is logged, counted and answered in its own way (see [`End::farewell`]).
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer ended the link")]
+    LinkEnded,
+    #[error("the connection failed: {0}")]
+    Failed(std::io::Error),
+    #[error("{0}")]
+    Http2(#[from] ConnectionError),
+    #[error("gRPC framing: {0}")]
+    Framing(#[from] FrameError),
+    #[error("undecodable message: {0}")]
+    Undecodable(#[from] DecodeError),
+    #[error("link negotiation: {0}")]
+    Negotiation(#[from] NegotiationError),
+    #[error("refused after negotiation: {0}")]
+    Refused(&'static str),
+    #[error("no OpenChannel request within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())]
+    NoRequest,
+    #[error("no link message within {seconds} s of the request")]
+    NoLink { seconds: u64 },
+    #[error("no answer to a keepalive ping within {seconds} s")]
+    Silent { seconds: u64 },
+    #[error(
+        "more than {} bytes of HTTP/2 answers asked for and not read",
+        limits::CONTROL_BYTES_MAX
+    )]
+    ControlUnread,
+    #[error(
+        "more than {} acknowledgements asked for and not read",
+        limits::ACKS_WAITING_MAX
+    )]
+    AcksUnread,
+    #[error(
+        "slow receiver: {bytes} bytes waited for longer than {} s",
+        limits::EGRESS_GRACE.as_secs()
+    )]
+    Slow { bytes: usize },
+    #[error("the router is shutting down")]
+    Drained,
+}
+
+/// What the peer is told at the end.
+pub enum Farewell {
+    /// Nothing: it has gone, or does not read.
+    None,
+    /// GOAWAY with this code: it broke HTTP/2.
+    GoAway(ErrorCode),
+    /// grpc-status trailers on its link.
+    Trailers(u32),
+}
+
+/// gRPC status codes (gRPC over HTTP/2, "Status codes").
+pub mod status {
+    pub const OK: u32 = 0;
+    pub const INVALID_ARGUMENT: u32 = 3;
+    pub const DEADLINE_EXCEEDED: u32 = 4;
+    pub const PERMISSION_DENIED: u32 = 7;
+    pub const RESOURCE_EXHAUSTED: u32 = 8;
+    pub const UNIMPLEMENTED: u32 = 12;
+}
+
+impl End {
+    /// Clients reconnect at once after every status but PERMISSION_DENIED (dataplane 1.7), so the status may tell the truth.
+    pub fn farewell(&self) -> Farewell {
+        match self {
+            End::Closed | End::Failed(_) | End::Silent { .. } | End::Slow { .. } => Farewell::None,
+            End::ControlUnread | End::AcksUnread => Farewell::GoAway(ErrorCode::ENHANCE_YOUR_CALM),
+            End::NoRequest => Farewell::GoAway(ErrorCode::NO_ERROR),
+            End::Http2(error) => Farewell::GoAway(error.code()),
+            End::LinkEnded | End::Drained => Farewell::Trailers(status::OK),
+            End::Framing(FrameError::Compressed { .. }) => {
+                Farewell::Trailers(status::UNIMPLEMENTED)
+            }
+            End::Framing(FrameError::TooLarge { .. }) => {
+                Farewell::Trailers(status::RESOURCE_EXHAUSTED)
+            }
+            End::Undecodable(_) | End::Negotiation(_) => {
+                Farewell::Trailers(status::INVALID_ARGUMENT)
+            }
+            End::Refused(_) => Farewell::Trailers(status::PERMISSION_DENIED),
+            End::NoLink { .. } => Farewell::Trailers(status::DEADLINE_EXCEEDED),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A routed message to its receivers: here, and on other shards.
+//!
+//! A publisher waits (is *held*) for a receiver that is pressed, for a full lane to another shard, or for a directory
+//! answer. While held, its further publishes are parked in order and it gets no credit, so what it can make us hold is
+//! its receive window; its subscribes are answered all the same. Each hold is matched by exactly one release.
+
+use bytes::Bytes;
+use slim_proto::route_header::{self, Parsed, RouteHeader};
+
+use crate::connection::{Connection, Phase};
+use crate::egress::{Outgoing, Pushed};
+use crate::limits;
+use crate::mesh::{Arrived, Control, Parcel};
+use crate::routes::{ConnectionId, Route, ShardId, Slot};
+use crate::shard::Core;
+
+impl Core {
+    /// Routes one publish of `connection`. `self.preimage` has been built from `message` and `header`.
+    pub fn publish(
+        &mut self,
+        connection: &mut Connection,
+        message: &[u8],
+        shared: Option<&Bytes>,
+        header: RouteHeader,
+    ) {
+        let mut delivery = std::mem::take(&mut self.delivery);
+        match self.routes.route(
+            header.destination,
+            header.fanout,
+            connection.slot,
+            &mut delivery,
+        ) {
+            Route::Nobody => self.counters.dropped_no_route.add(1),
+            Route::Asked => {
+                connection.holds += 1;
+                self.park(connection, message, shared);
+            }
+            Route::Found if header.is_patchable() => {
+                self.send_to(&delivery.local, connection, message, shared, &header);
+                for shard in delivery.shards() {
+                    self.send_to_shard(shard, connection, message, shared, &header);
+                }
+            }
+            Route::Found => match rewritten(&header, message) {
+                Some((message, header)) => {
+                    self.preimage.build(&message, &header);
+                    self.send_to(&delivery.local, connection, &message, None, &header);
+                    for shard in delivery.shards() {
+                        self.send_to_shard(shard, connection, &message, None, &header);
+                    }
+                }
+                None => self.counters.dropped_too_large.add(1),
+            },
+        }
+        self.delivery = delivery;
+    }
+
+    fn send_to(
+        &mut self,
+        receivers: &[Slot],
+        publisher: &mut Connection,
+        message: &[u8],
+        shared: Option<&Bytes>,
+        header: &RouteHeader,
+    ) {
+        let id = ConnectionId {
+            shard: self.shard,
+            slot: publisher.slot,
+        };
+        for receiver in receivers {
+            if self.deliver(*receiver, id, message, shared, header) {
+                publisher.holds += 1;
+                self.counters.publishers_held.add(1);
+            }
+        }
+    }
+
+    fn send_to_shard(
+        &mut self,
+        shard: ShardId,
+        publisher: &mut Connection,
+        message: &[u8],
+        shared: Option<&Bytes>,
+        header: &RouteHeader,
+    ) {
+        self.counters.messages_meshed.add(1);
+        let shared = shared.filter(|bytes| bytes.len() >= limits::SHARE_BYTES_MIN);
+        if !self
+            .mesh
+            .consign(shard, header, publisher.slot, message, shared)
+        {
+            self.mesh.lane_holds[usize::from(shard.0)].push(publisher.slot);
+            publisher.holds += 1;
+            self.counters.publishers_held.add(1);
+        }
+    }
+
+    /// Puts a message into one receiver's egress. True if `publisher` must wait for it from now on.
+    fn deliver(
+        &mut self,
+        receiver: Slot,
+        publisher: ConnectionId,
+        message: &[u8],
+        shared: Option<&Bytes>,
+        header: &RouteHeader,
+    ) -> bool {
+        let Some(target) = self.connections.get_mut(receiver) else {
+            self.counters.dropped_receiver_left.add(1);
+            return false;
+        };
+        let Phase::Open(link) = &target.phase else {
+            self.counters.dropped_receiver_left.add(1);
+            return false;
+        };
+        let tag = link
+            .mac
+            .as_ref()
+            .map(|mac| mac.tag(&self.preimage, header.ttl_forwarded()));
+        let stream = link.stream;
+        target.egress.lend(&mut self.pool);
+        let outgoing = Outgoing {
+            header,
+            message,
+            shared,
+            tag,
+        };
+        let pushed = target.egress.push(&mut target.http2, stream, &outgoing);
+        if !target.dirty {
+            target.dirty = true;
+            self.dirty.push(receiver);
+        }
+        match pushed {
+            Pushed::Accepted => {
+                self.counters.messages_delivered.add(1);
+                false
+            }
+            Pushed::Pressed => {
+                self.counters.messages_delivered.add(1);
+                if target.egress.pressed_since().is_none() {
+                    self.pressed.push(receiver);
+                }
+                target.egress.press(publisher, self.now)
+            }
+            Pushed::Full => {
+                self.counters.dropped_egress_full.add(1);
+                false
+            }
+        }
+    }
+
+    /// Delivers what another shard routed here.
+    pub fn on_parcel(&mut self, from: ShardId, parcel: &Parcel) {
+        let mut delivery = std::mem::take(&mut self.delivery);
+        for Arrived {
+            header,
+            publisher,
+            message,
+            shared,
+        } in parcel.messages()
+        {
+            self.routes
+                .route_arrived(header.destination, header.fanout, &mut delivery);
+            if delivery.local.is_empty() {
+                self.counters.dropped_receiver_left.add(1);
+                continue;
+            }
+            self.preimage.build(message, header);
+            let publisher = ConnectionId {
+                shard: from,
+                slot: publisher,
+            };
+            for receiver in &delivery.local {
+                if self.deliver(*receiver, publisher, message, shared, header) {
+                    self.counters.publishers_held.add(1);
+                    self.mesh.tell(
+                        from,
+                        Control::Hold {
+                            publisher: publisher.slot,
+                        },
+                    );
+                }
+            }
+        }
+        self.delivery = delivery;
+    }
+
+    /// Keeps a publish of a held connection, in order.
+    pub fn park(&mut self, connection: &mut Connection, message: &[u8], shared: Option<&Bytes>) {
+        if self.parked_bytes + message.len() > limits::PARKED_BYTES_PER_SHARD_MAX {
+            self.counters.dropped_parked_full.add(1);
+            return;
+        }
+        self.parked_bytes += message.len();
+        connection.park(
+            shared
+                .cloned()
+                .unwrap_or_else(|| Bytes::copy_from_slice(message)),
+        );
+    }
+
+    /// A hold of this shard's publisher ends.
+    pub fn release_publisher(&mut self, publisher: Slot) {
+        let Some(connection) = self.connections.get_mut(publisher) else {
+            return;
+        };
+        connection.holds = connection.holds.saturating_sub(1);
+        if connection.holds == 0 && matches!(connection.phase, Phase::Open(_)) {
+            self.resumable.push(publisher);
+        }
+    }
+
+    /// Ends all holds of a receiver that has read enough.
+    pub fn relieve(&mut self, receiver: &mut Connection) {
+        if let Some(publishers) = receiver.egress.relieved() {
+            self.release_all(publishers);
+        }
+    }
+
+    pub fn release_all(&mut self, publishers: impl Iterator<Item = ConnectionId>) {
+        for ConnectionId { shard, slot } in publishers {
+            if shard == self.shard {
+                self.released.push(slot);
+            } else {
+                self.mesh.tell(shard, Control::Release { publisher: slot });
+            }
+        }
+    }
+
+    /// Publishes what was parked, until the connection is held again or has caught up.
+    pub fn resume(&mut self, connection: &mut Connection) {
+        while connection.holds == 0 {
+            let Some(parked) = &mut connection.parked else {
+                break;
+            };
+            let Some(message) = parked.pop_front() else {
+                connection.parked = None;
+                break;
+            };
+            self.parked_bytes -= message.len();
+            // It was whole and valid when it was parked.
+            let Ok(Parsed::Routed(header)) = route_header::parse(&message) else {
+                continue;
+            };
+            self.preimage.build(&message, &header);
+            // A message that must wait once more goes back to where it was, not behind those that came after it.
+            let behind = connection.parked.take();
+            self.publish(connection, &message, Some(&message), header);
+            if let Some(mut behind) = behind {
+                match &mut connection.parked {
+                    Some(parked) => parked.append(&mut behind),
+                    None if behind.is_empty() => {}
+                    None => connection.parked = Some(behind),
+                }
+            }
+        }
+        if !connection.is_held() {
+            connection.release_credit();
+            self.mark_dirty(connection);
+        }
+    }
+}
+
+/// The form in which a message that cannot be patched is forwarded: without `recv_from` and `forward_to` (T3), with room
+/// for ttl and tag. `None` if that exceeds what receivers accept (T9).
+fn rewritten(header: &RouteHeader, message: &[u8]) -> Option<(Vec<u8>, RouteHeader)> {
+    let rewritten = header.rewrite_for_forwarding(message).ok()?;
+    if rewritten.len() > limits::MESSAGE_BYTES_MAX {
+        return None;
+    }
+    match route_header::parse(&rewritten).ok()? {
+        Parsed::Routed(header) if header.is_patchable() => Some((rewritten, header)),
+        _ => None,
+    }
+}

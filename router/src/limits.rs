@@ -1,0 +1,121 @@
+//! Every bound of the router, each with its unit and its answer when reached.
+//!
+//! Relations between bounds are checked by the compiler at the end of the file.
+
+use std::time::Duration;
+
+/// Shards of one router. The owner of a name remembers which shards hold a copy of its entry in one `u128`.
+pub const SHARDS_MAX: u16 = 128;
+
+/// Sockets of one shard. Full: the connection is closed at accept and counted.
+pub const SOCKETS_PER_SHARD_MAX: u32 = 262_144;
+
+/// Submission queue entries of one ring. Full: the ring submits early, without waiting.
+pub const RING_SUBMISSION_ENTRIES: u32 = 1_024;
+
+/// Completion queue entries of one ring. Full: the kernel keeps the surplus until the next turn.
+pub const RING_COMPLETION_ENTRIES: u32 = 8_192;
+
+/// Receive buffers that one shard lends to the kernel. Used up: receiving waits until buffers are back, within the turn.
+pub const RECEIVE_BUFFERS: u16 = 256;
+
+/// Bytes of one receive buffer. A message that fits into one read is forwarded straight out of it.
+pub const RECEIVE_BUFFER_BYTES: u32 = 32_768;
+
+/// Bytes that a client may send before we return credit: HTTP/2 stream and connection window alike. It bounds what one
+/// connection can make us hold while its messages wait for a slow receiver or for a route.
+pub const RECEIVE_WINDOW_BYTES: u32 = 1_048_576;
+
+/// Largest DATA frame that we accept, in bytes. Frames are read as they arrive and never buffered whole.
+pub const RECEIVE_FRAME_BYTES_MAX: u32 = 1_048_576;
+
+/// Header list of one request, in bytes, counted as RFC 9113 §6.5.2 counts. Above: the request is refused.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16_384;
+
+/// Streams that a client may have open on one connection: the link. Above: REFUSED_STREAM.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1;
+
+/// Largest message in bytes, either way (dataplane 1.5). Above: the link ends.
+pub const MESSAGE_BYTES_MAX: usize = slim_proto::grpc::MESSAGE_BYTES_MAX;
+
+/// From accept to an OpenChannel request, and from the end of a link to the end of its connection.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time between two looks at deadlines. No deadline is met more exactly than this.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Parts into which one sweep over the connections is cut, so that a shard with many never pauses for all of them.
+pub const SWEEP_PARTS: u32 = 4;
+
+/// Bytes waiting for one receiver from which its publishers get no more credit and their further messages wait.
+pub const EGRESS_SOFT_BYTES: usize = 1_048_576;
+
+/// Bytes waiting for one receiver below which its publishers go on.
+pub const EGRESS_LOW_BYTES: usize = EGRESS_SOFT_BYTES / 2;
+
+/// Bytes waiting for one receiver that are never exceeded. Above: the message is dropped for this receiver and counted.
+/// What can arrive above the soft mark is one message from each publisher, and what was on its way between shards.
+pub const EGRESS_HARD_BYTES: usize = 67_108_864;
+
+/// How long a receiver may stay above the low mark. After it, what waits is dropped and counted and the receiver is cut.
+pub const EGRESS_GRACE: Duration = Duration::from_secs(2);
+
+/// Framed bytes that are made ready for one socket beyond what is being sent. The rest waits unframed, so that
+/// acknowledgements can pass it.
+pub const EGRESS_READY_BYTES: usize = 262_144;
+
+/// Bytes of one DATA frame that we send: the HTTP/2 default, which every client accepts (RFC 9113 §4.2).
+pub const SEND_FRAME_BYTES_MAX: usize = 16_384;
+
+/// Message bytes from which receivers share the message instead of copying it.
+pub const SHARE_BYTES_MIN: usize = 32_768;
+
+/// HTTP/2 control bytes (acknowledgements of SETTINGS and PING, window updates) that wait for one socket. Above: the peer
+/// asks and does not read; its connection is closed.
+pub const CONTROL_BYTES_MAX: usize = 16_384;
+
+/// SubscriptionAcks that wait for one connection. Above: the connection is closed, for it does not read its answers.
+pub const ACKS_WAITING_MAX: usize = 65_536;
+
+/// Subscriptions of one connection. Above: answered with an error ack and counted.
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 65_536;
+
+/// Names that one shard remembers from other shards' directories, absent ones included. Full: the least used is forgotten.
+pub const ROUTE_CACHE_NAMES_MAX: usize = 65_536;
+
+/// Parcels of messages on the way from one shard to one other. Full: they wait at the sender, in order.
+pub const MESH_LANE_PARCELS: usize = 64;
+
+/// Message bytes after which a parcel is closed and a new one begun.
+pub const MESH_PARCEL_BYTES: usize = 262_144;
+
+/// Message bytes that wait at the sender for one other shard before publishers to it must wait.
+pub const MESH_OUTBOX_BYTES: usize = 4_194_304;
+
+/// Batches of control messages on the way from one shard to one other. Full: they wait at the sender, in order.
+pub const MESH_CONTROL_BATCHES: usize = 256;
+
+/// Message bytes that one shard holds for publishers that wait. Full: the message is dropped and counted.
+pub const PARKED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;
+
+/// Send buffers that a shard keeps for reuse, and the largest that it keeps, in bytes.
+pub const POOL_BUFFERS: usize = 1_024;
+pub const POOL_BUFFER_BYTES_MAX: usize = 262_144;
+
+/// Log lines about connections that one shard writes in a second. Above: counted and summed up.
+pub const LOG_LINES_PER_SECOND: u32 = 20;
+
+/// How long an ended link's connection may take to read its last bytes.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a connection without a request may stay once the router drains: its request may be on the way.
+pub const DRAIN_HANDSHAKE: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses after the process ran out of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+// A message that is forwarded must fit below the hard mark even when the soft mark has just not been reached.
+const _: () = assert!(EGRESS_HARD_BYTES > EGRESS_SOFT_BYTES + 2 * MESSAGE_BYTES_MAX);
+// A whole message must fit into one parcel's neighbourhood: a parcel is closed after, never in the middle of, a message.
+const _: () = assert!(MESH_OUTBOX_BYTES >= MESH_PARCEL_BYTES);
+const _: () = assert!(EGRESS_LOW_BYTES < EGRESS_SOFT_BYTES);
