@@ -66,12 +66,13 @@ impl Listener {
 }
 
 /// Errors of accept that concern the connection it would have returned, not the listener: accept(2), "Error handling".
-/// EOPNOTSUPP and EPERM, listed there too, can also be for good, and trying again at once would then never end.
+/// ECANCELED is a kernel that had no room for the completion. EOPNOTSUPP and EPERM, listed there too, can also be for good, and trying again at once would then never end.
 pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
             libc::ECONNABORTED
+                | libc::ECANCELED
                 | libc::EINTR
                 | libc::EPROTO
                 | libc::ENOPROTOOPT

@@ -73,6 +73,7 @@ impl ReceivePool {
     }
 
     fn bytes(&self, buffer: &ReceivedBuffer) -> &[u8] {
+        // JUSTIFICATION: the bytes are read where the kernel put them; the safe way is to copy each receive out first.
         // SAFETY: `length_bytes` was cut to `buffer_bytes`, so the slice lies inside the mapping, which `pool` keeps
         // alive. The kernel took this buffer out of its ring when it filled it, and gets it back only after the
         // `ReceivedBuffer` is dropped, so nobody writes while the slice lives. The mapping starts zeroed.

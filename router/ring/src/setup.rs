@@ -78,7 +78,7 @@ pub struct Features {
 }
 
 /// Set-ups in order of preference. A flag the kernel does not know is EINVAL, and then the next one is tried.
-const TIERS: [Tier; 3] = [
+pub(crate) const TIERS: [Tier; 3] = [
     Tier {
         single_issuer: true,
         deferred: true,
@@ -96,20 +96,21 @@ const TIERS: [Tier; 3] = [
     },
 ];
 
-#[derive(Clone, Copy)]
-struct Tier {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tier {
     single_issuer: bool,
     deferred: bool,
     cooperative: bool,
 }
 
-/// Opens a ring and finds out what it can do.
+/// Opens a ring with the first of `tiers` that the kernel takes, and finds out what it can do.
 pub(crate) fn open(
+    tiers: &[Tier],
     submission_entries: u32,
     completion_entries: u32,
 ) -> Result<(IoUring, Features), RingError> {
     let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
-    for tier in TIERS {
+    for &tier in tiers {
         match build(tier, submission_entries, completion_entries) {
             Ok(uring) => return inspect(uring, tier),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = error,

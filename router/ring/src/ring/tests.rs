@@ -1,0 +1,106 @@
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+
+const CONFIG: RingConfig = RingConfig {
+    submission_entries: 8,
+    completion_entries: 16,
+    receive_buffers: 2,
+    receive_buffer_bytes: 1_024,
+    sockets_max: 4,
+};
+
+fn wait_for(ring: &mut Ring, wanted: impl Fn(&Event) -> bool) -> Event {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        while let Some(event) = ring.next_event() {
+            if wanted(&event) {
+                return event;
+            }
+        }
+        assert!(Instant::now() < deadline, "{:?}", ring.counters());
+        ring.turn(Some(Duration::from_millis(100))).unwrap();
+    }
+}
+
+#[test]
+fn the_ring_works_the_same_with_the_flags_of_any_kernel() {
+    for tier in TIERS {
+        let mut ring = Ring::with_tiers(CONFIG, &[tier]).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = ring.adopt(ours.into()).unwrap();
+        for _ in 0..3 {
+            ring.turn(None).unwrap();
+            theirs.write_all(b"question").unwrap();
+            let Event::Received { buffer, .. } =
+                wait_for(&mut ring, |event| matches!(event, Event::Received { .. }))
+            else {
+                unreachable!()
+            };
+            let mut buffers = SendBuffers::new();
+            buffers.push_owned(buffer.to_vec()).unwrap();
+            ring.recycle(buffer);
+            ring.send(socket, buffers);
+            wait_for(&mut ring, |event| {
+                matches!(event, Event::Sent { result: Ok(8), .. })
+            });
+            theirs.read_exact(&mut [0; 8]).unwrap();
+        }
+        // From another thread, by eventfd and by message, while this ring waits.
+        let (waker, address) = (ring.waker(), ring.address());
+        let (seen, next) = mpsc::channel();
+        let other = thread::spawn(move || {
+            waker.wake();
+            next.recv().unwrap();
+            let mut other = Ring::with_tiers(CONFIG, &[tier]).unwrap();
+            other.wake(&address);
+            other.turn(None).unwrap();
+        });
+        wait_for(&mut ring, |event| matches!(event, Event::Woken));
+        seen.send(()).unwrap();
+        wait_for(&mut ring, |event| matches!(event, Event::Woken));
+        other.join().unwrap();
+        ring.close(socket);
+        wait_for(&mut ring, |event| matches!(event, Event::Closed { .. }));
+    }
+}
+
+#[test]
+fn where_messages_are_missing_or_fail_the_eventfd_takes_over() {
+    let mut target = Ring::new(CONFIG).unwrap();
+    let mut without = Ring::new(CONFIG).unwrap();
+    without.features.ring_messages = false;
+    without.wake(&target.address());
+    wait_for(&mut target, |event| matches!(event, Event::Woken));
+    assert_eq!(without.counters().wakes_by_eventfd, 1);
+
+    // A failed message is what the kernel answers to a ring it cannot reach.
+    let mut ring = Ring::new(CONFIG).unwrap();
+    ring.wake(&target.address());
+    ring.turn(None).unwrap();
+    wait_for(&mut target, |event| matches!(event, Event::Woken));
+    assert!(
+        ring.message_failed(Tag::new(Operation::MessagePeer, 0, 0))
+            .is_none()
+    );
+    wait_for(&mut target, |event| matches!(event, Event::Woken));
+    assert_eq!(ring.counters().wakes_by_eventfd, 1);
+}
+
+#[test]
+fn dropping_a_ring_leaves_nothing_with_the_kernel() {
+    let mut ring = Ring::new(CONFIG).unwrap();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let socket = ring.adopt(ours.into()).unwrap();
+    let mut buffers = SendBuffers::new();
+    buffers.push_owned(vec![1; 10_000_000]).unwrap();
+    ring.send(socket, buffers);
+    ring.turn(None).unwrap();
+    assert_eq!(ring.in_flight, 3, "a receive, a send and the eventfd");
+    assert!(ring.let_go());
+    assert_eq!(ring.in_flight, 0);
+}
