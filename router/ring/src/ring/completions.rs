@@ -42,7 +42,7 @@ impl Ring {
         }
     }
 
-    pub(super) fn received(&mut self, tag: Tag, result: i32, flags: u32) -> Option<Event> {
+    fn received(&mut self, tag: Tag, result: i32, flags: u32) -> Option<Event> {
         // Taken first, whatever else is true: a buffer that the kernel used goes back when this is dropped.
         let buffer = cqueue::buffer_select(flags)
             .map(|id| self.buffers.take(id, u32::try_from(result).unwrap_or(0)));
@@ -96,7 +96,7 @@ impl Ring {
         }
     }
 
-    pub(super) fn sent(&mut self, tag: Tag, result: i32) -> Option<Event> {
+    fn sent(&mut self, tag: Tag, result: i32) -> Option<Event> {
         let Some((id, socket)) = self.sockets.of_tag(tag) else {
             debug_assert!(false, "a slot outlives its operations");
             return None;
@@ -137,14 +137,14 @@ impl Ring {
         })
     }
 
-    pub(super) fn socket_cancelled(&mut self, tag: Tag) -> Option<Event> {
+    fn socket_cancelled(&mut self, tag: Tag) -> Option<Event> {
         let (id, socket) = self.sockets.of_tag(tag)?;
         socket.cancelling = false;
         self.finish_if_idle(id);
         None
     }
 
-    pub(super) fn accepted(&mut self, tag: Tag, result: i32, more: bool) -> Option<Event> {
+    fn accepted(&mut self, tag: Tag, result: i32, more: bool) -> Option<Event> {
         let socket = (result >= 0).then(|| {
             // SAFETY: a successful accept returns a new descriptor, reported once and owned by nobody yet.
             unsafe { OwnedFd::from_raw_fd(result) }
@@ -182,7 +182,7 @@ impl Ring {
         event
     }
 
-    pub(super) fn accept_cancelled(&mut self, tag: Tag) -> Option<Event> {
+    fn accept_cancelled(&mut self, tag: Tag) -> Option<Event> {
         let (id, listener) = self.listeners.of_tag(tag)?;
         listener.cancelling = false;
         if listener.armed {
@@ -202,7 +202,7 @@ impl Ring {
         None
     }
 
-    pub(super) fn finish_if_idle(&mut self, id: SocketId) {
+    fn finish_if_idle(&mut self, id: SocketId) {
         let idle = self
             .sockets
             .get_mut(id)
@@ -220,7 +220,7 @@ impl Ring {
         }
     }
 
-    pub(super) fn finish_listener_if_idle(&mut self, id: ListenerId) {
+    fn finish_listener_if_idle(&mut self, id: ListenerId) {
         if self
             .listeners
             .get_mut(id)

@@ -67,7 +67,7 @@ impl Ring {
     }
 
     /// Books a completion while the ring is being dropped: nothing is armed again, nobody is told.
-    pub(super) fn settle(&mut self, completion: &cqueue::Entry) {
+    fn settle(&mut self, completion: &cqueue::Entry) {
         let Some(tag) = Tag::from_u64(completion.user_data()) else {
             return;
         };

@@ -95,7 +95,7 @@ impl Ring {
         self.flush_backlog();
     }
 
-    pub(super) fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the memory that entries refer to is owned by the ring at a stable address until their completion:
         // a send's box and chunks in its slot, the eventfd's value in its box, the receive buffers in their mapping.
         // Descriptors stay open while their slot is busy. `Drop` waits for the completions or leaks the memory.
