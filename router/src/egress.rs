@@ -161,6 +161,8 @@ impl Egress {
             }
         } else {
             self.push_waiting(outgoing);
+            // There may be some window, only not for the whole of it.
+            self.pump(http2, stream);
         }
         if self.bytes() > limits::EGRESS_SOFT_BYTES {
             Pushed::Pressed
@@ -189,7 +191,9 @@ impl Egress {
         framed.extend_from_slice(message);
         waiting.bytes += framed.len();
         waiting.acks.push_back(framed);
-        waiting.acks.len() <= limits::ACKS_WAITING_MAX
+        let taken = waiting.acks.len() <= limits::ACKS_WAITING_MAX;
+        self.pump(http2, stream);
+        taken
     }
 
     /// The end of the link: raw frames that go out after everything that is ready. What waits is given up: the number of
