@@ -188,6 +188,24 @@ impl Name {
         }
     }
 
+    /// Reads the readable form back; an absent id is NULL. `None` if there are no strings, which only the
+    /// sender can put right: hashes do not lead back to them.
+    pub fn from_wire(name: &wire::Name) -> Option<Self> {
+        let strings = name.str_name.as_ref()?;
+        let id = name
+            .name
+            .as_ref()
+            .and_then(|encoded| encoded.name_id.as_ref());
+        Some(Self {
+            organization: strings.str_component_0.clone(),
+            namespace: strings.str_component_1.clone(),
+            service: strings.str_component_2.clone(),
+            id: id.map_or(InstanceId::NULL, |id| {
+                InstanceId::from_halves(id.id_0, id.id_1)
+            }),
+        })
+    }
+
     /// The wire form that existing nodes write: both forms of the name, and the id also when it is NULL.
     pub fn to_wire(&self) -> wire::Name {
         let RouteName {
@@ -264,6 +282,20 @@ mod tests {
         let any: Name = "org/ns/app".parse().unwrap();
         assert_eq!(any.to_string(), "org/ns/app/NULL_COMPONENT");
         assert_eq!(any.to_string().parse(), Ok(any));
+    }
+
+    #[test]
+    fn a_name_survives_the_wire_unless_its_strings_are_left_out() {
+        let name = Name::new("org", "ns", "app").with_id(InstanceId::new(42));
+        let mut encoded = name.to_wire();
+        assert_eq!(Name::from_wire(&encoded), Some(name.clone()));
+        encoded.name.as_mut().unwrap().name_id = None;
+        assert_eq!(
+            Name::from_wire(&encoded),
+            Some(name.with_id(InstanceId::NULL))
+        );
+        encoded.str_name = None;
+        assert_eq!(Name::from_wire(&encoded), None);
     }
 
     #[test]

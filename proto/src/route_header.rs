@@ -9,6 +9,7 @@
 //! that sort are put straight by [`merge`] first, so that the header a router acts on is the one its
 //! receivers see.
 
+mod canonical;
 mod merge;
 mod reader;
 mod rewrite;
@@ -191,8 +192,8 @@ impl NameParts {
         },
         id_present: false,
         text_present: false,
-        text: [Span { start: 0, end: 0 }; 3],
-        body: Span { start: 0, end: 0 },
+        text: [Span::BLANK; 3],
+        body: Span::BLANK,
     };
 }
 
@@ -202,7 +203,27 @@ impl NameParts {
 /// - Errors: [`DecodeError`], in every case in which a receiver's decoder fails (and in one where
 ///   prost is lax: a metadata entry that claims another wire type).
 pub fn parse(message: &[u8]) -> Result<Parsed, DecodeError> {
-    scan(message).map_err(|bad| DecodeError::locate(message, bad))
+    // Filled in place, because it is too large to hand up from call to call.
+    let mut header = RouteHeader::BLANK;
+    match scan(message, &mut header) {
+        Ok(Outcome::Routed) => Ok(Parsed::Routed(header)),
+        Ok(Outcome::Link(span)) => Ok(Parsed::Link(span)),
+        Ok(Outcome::SubscriptionAck(ack)) => Ok(Parsed::SubscriptionAck(ack)),
+        Ok(Outcome::NeedsMerge) => Ok(Parsed::NeedsMerge),
+        Ok(Outcome::Incomplete(missing)) => Ok(Parsed::Incomplete { missing }),
+        Ok(Outcome::Unknown) => Ok(Parsed::Unknown),
+        Err(bad) => Err(DecodeError::locate(message, bad)),
+    }
+}
+
+/// As [`Parsed`], with the header left where it was written.
+enum Outcome {
+    Routed,
+    Link(Span),
+    SubscriptionAck(SubscriptionAck),
+    NeedsMerge,
+    Incomplete(Missing),
+    Unknown,
 }
 
 const SUBSCRIBE: u32 = key(1, LENGTH_DELIMITED);
@@ -213,21 +234,21 @@ const SUBSCRIPTION_ACK: u32 = key(6, LENGTH_DELIMITED);
 
 const HEADER: u32 = key(1, LENGTH_DELIMITED);
 
-fn scan(message: &[u8]) -> Result<Parsed, FaultAt> {
+fn scan(message: &[u8], header: &mut RouteHeader) -> Result<Outcome, FaultAt> {
     let mut reader = Reader::new(message)?;
-    let mut outcome = Parsed::Unknown;
+    let mut outcome = Outcome::Unknown;
     let mut members = 0u32;
     while !reader.is_empty() {
         let first = reader.at() == 0;
         let key = reader.key()?;
         let member = match key {
-            SUBSCRIBE => routed(Kind::Subscribe, &mut reader, first)?,
-            UNSUBSCRIBE => routed(Kind::Unsubscribe, &mut reader, first)?,
-            PUBLISH => routed(Kind::Publish, &mut reader, first)?,
+            SUBSCRIBE => routed(Kind::Subscribe, &mut reader, first, header)?,
+            UNSUBSCRIBE => routed(Kind::Unsubscribe, &mut reader, first, header)?,
+            PUBLISH => routed(Kind::Publish, &mut reader, first, header)?,
             LINK => {
                 let nested = reader.nested()?;
                 shape::walk(nested, &shape::LINK)?;
-                Parsed::Link(nested.rest())
+                Outcome::Link(nested.rest())
             }
             SUBSCRIPTION_ACK => subscription_ack(reader.nested()?)?,
             other => {
@@ -239,13 +260,13 @@ fn scan(message: &[u8]) -> Result<Parsed, FaultAt> {
         outcome = member;
     }
     Ok(if members > 1 {
-        Parsed::NeedsMerge
+        Outcome::NeedsMerge
     } else {
         outcome
     })
 }
 
-fn subscription_ack(mut reader: Reader<'_>) -> Result<Parsed, FaultAt> {
+fn subscription_ack(mut reader: Reader<'_>) -> Result<Outcome, FaultAt> {
     const SUBSCRIPTION_ID: u32 = key(1, VARINT);
     const SUCCESS: u32 = key(2, VARINT);
     const ERROR: u32 = key(3, LENGTH_DELIMITED);
@@ -263,7 +284,7 @@ fn subscription_ack(mut reader: Reader<'_>) -> Result<Parsed, FaultAt> {
             other => shape::field(&mut reader, other, &shape::SUBSCRIPTION_ACK)?,
         }
     }
-    Ok(Parsed::SubscriptionAck(ack))
+    Ok(Outcome::SubscriptionAck(ack))
 }
 
 /// What a member or header turned out to have, beside its values.
@@ -280,6 +301,7 @@ struct Found {
 }
 
 impl Found {
+    #[inline]
     fn missing(&self, kind: Kind) -> Option<Missing> {
         let needs = [
             (self.header, Missing::Header),
@@ -296,9 +318,15 @@ impl Found {
     }
 }
 
-/// Reads a Subscribe, Unsubscribe or Publish. `first`: it is the first field of the message.
+/// Reads a Subscribe, Unsubscribe or Publish into `header`, which is blank unless a member came before.
+/// `first`: it is the first field of the message.
 #[inline]
-fn routed(kind: Kind, outer: &mut Reader<'_>, first: bool) -> Result<Parsed, FaultAt> {
+fn routed(
+    kind: Kind,
+    outer: &mut Reader<'_>,
+    first: bool,
+    header: &mut RouteHeader,
+) -> Result<Outcome, FaultAt> {
     const SUBSCRIPTION_ID: u32 = key(2, VARINT);
     const SESSION: u32 = key(2, LENGTH_DELIMITED);
 
@@ -307,25 +335,8 @@ fn routed(kind: Kind, outer: &mut Reader<'_>, first: bool) -> Result<Parsed, Fau
         tangled: !first,
         ..Found::default()
     };
-    let mut header = RouteHeader {
-        kind,
-        destination: NameParts::BLANK.route,
-        destination_id_present: false,
-        fanout: Fanout::All,
-        ttl: 0,
-        subscription_id: 0,
-        source: NameParts::BLANK,
-        destination_parts: NameParts::BLANK,
-        identity: Span::default(),
-        fanout_raw: 0,
-        recv_from: None,
-        forward_to: None,
-        error: None,
-        tag: None,
-        ttl_value: Span::default(),
-        member: reader.rest(),
-        header: Span::default(),
-    };
+    header.kind = kind;
+    header.member = reader.rest();
     let shape = match kind {
         Kind::Subscribe => &shape::SUBSCRIBE,
         Kind::Unsubscribe => &shape::UNSUBSCRIBE,
@@ -339,7 +350,7 @@ fn routed(kind: Kind, outer: &mut Reader<'_>, first: bool) -> Result<Parsed, Fau
                 found.header = true;
                 let nested = reader.nested()?;
                 header.header = nested.rest();
-                header_fields(nested, &mut header, &mut found)?;
+                header_fields(nested, header, &mut found)?;
             }
             (SUBSCRIPTION_ID, Kind::Subscribe | Kind::Unsubscribe) => {
                 header.subscription_id = reader.varint()?
@@ -357,9 +368,9 @@ fn routed(kind: Kind, outer: &mut Reader<'_>, first: bool) -> Result<Parsed, Fau
         header.fanout = Fanout::One;
     }
     Ok(match found.missing(kind) {
-        _ if found.tangled => Parsed::NeedsMerge,
-        Some(missing) => Parsed::Incomplete { missing },
-        None => Parsed::Routed(header),
+        _ if found.tangled => Outcome::NeedsMerge,
+        Some(missing) => Outcome::Incomplete(missing),
+        None => Outcome::Routed,
     })
 }
 
@@ -372,6 +383,7 @@ fn header_fields(
     const DESTINATION: u32 = key(2, LENGTH_DELIMITED);
     const IDENTITY: u32 = key(3, LENGTH_DELIMITED);
     const FANOUT: u32 = key(4, VARINT);
+    const VERSION: u32 = key(5, LENGTH_DELIMITED);
     const TTL: u32 = key(6, VARINT);
     const RECV_FROM: u32 = key(7, VARINT);
     const FORWARD_TO: u32 = key(8, VARINT);
@@ -406,10 +418,11 @@ fn header_fields(
             }
             RECV_FROM => header.recv_from = Some(reader.varint()?),
             FORWARD_TO => header.forward_to = Some(reader.varint()?),
+            VERSION => drop(reader.text()?),
             INCOMING_CONN => drop(reader.varint()?),
             ERROR => header.error = Some(reader.varint()? != 0),
             TAG => header.tag = Some(reader.span()?),
-            // version, e2e_header_sig and what we do not know: neither routed on nor in the MAC.
+            // e2e_header_sig and what we do not know: neither routed on nor in the MAC.
             other => {
                 shape::field(&mut reader, other, &shape::SLIMHEADER)?;
                 continue;
@@ -425,8 +438,20 @@ fn header_fields(
 }
 
 /// Reads a Name; returns whether it has its encoded form.
-#[inline]
-fn name(
+fn name(reader: Reader<'_>, parts: &mut NameParts, tangled: &mut bool) -> Result<bool, FaultAt> {
+    match reader.canonical_name() {
+        // A second Name is tangled whatever it says, so that overwriting the first loses nothing.
+        Some(canonical) => {
+            *parts = canonical;
+            Ok(true)
+        }
+        None => any_name(reader, parts, tangled),
+    }
+}
+
+/// Reads a Name with its fields in any order, absent, repeated or unknown.
+#[inline(never)]
+fn any_name(
     mut reader: Reader<'_>,
     parts: &mut NameParts,
     tangled: &mut bool,
@@ -516,6 +541,26 @@ fn string_name(mut reader: Reader<'_>, text: &mut [Span; 3]) -> Result<(), Fault
 }
 
 impl RouteHeader {
+    const BLANK: Self = Self {
+        kind: Kind::Publish,
+        destination: NameParts::BLANK.route,
+        destination_id_present: false,
+        fanout: Fanout::All,
+        ttl: 0,
+        subscription_id: 0,
+        source: NameParts::BLANK,
+        destination_parts: NameParts::BLANK,
+        identity: Span::BLANK,
+        fanout_raw: 0,
+        recv_from: None,
+        forward_to: None,
+        error: None,
+        tag: None,
+        ttl_value: Span::BLANK,
+        member: Span::BLANK,
+        header: Span::BLANK,
+    };
+
     /// The sender's name; an absent id reads as NULL.
     pub fn source(&self) -> RouteName {
         self.source.route

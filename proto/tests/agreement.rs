@@ -612,7 +612,7 @@ fn assemble(fields: &[(u64, (u64, Vec<u8>))]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn an_encoded_message_means_to_us_what_it_means_to_prost(message in message()) {

@@ -12,7 +12,7 @@ const DOMAIN: &[u8; 15] = b"SLIM-DP-HDR-v1\0";
 /// Computes and checks the tags of one link, for both directions.
 ///
 /// Holds HMAC's state after the key and after the part of the preimage that is the same for all of the
-/// link's messages: 200 bytes or so, and no heap.
+/// link's messages: less than 256 bytes, and no heap.
 #[derive(Clone)]
 pub struct LinkMac {
     after_link_id: Hmac<Sha256>,

@@ -36,6 +36,8 @@ pub struct Span {
 }
 
 impl Span {
+    pub(super) const BLANK: Self = Self { start: 0, end: 0 };
+
     /// These bytes of `message`; empty if it is a shorter message than the one parsed.
     pub fn of(self, message: &[u8]) -> &[u8] {
         message.get(self.range()).unwrap_or_default()
@@ -54,12 +56,14 @@ impl Span {
     }
 }
 
-/// Reads forward from `at` to the end of `bytes`, the message cut off where the container ends, so
-/// that offsets count from the front of the message at every depth.
+/// Reads forward from `at` to `end`, where the container ends. Offsets count from the front of the
+/// message at every depth.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
-    bytes: &'a [u8],
+    message: &'a [u8],
     at: usize,
+    /// At most the message's length.
+    end: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -67,8 +71,9 @@ impl<'a> Reader<'a> {
     pub fn new(message: &'a [u8]) -> Result<Self, FaultAt> {
         match u32::try_from(message.len()) {
             Ok(_) => Ok(Self {
-                bytes: message,
+                message,
                 at: 0,
+                end: message.len(),
             }),
             Err(_) => Err(FaultAt {
                 fault: Fault::TooLong,
@@ -79,22 +84,27 @@ impl<'a> Reader<'a> {
 
     /// A reader of one part of `message`, as found by an earlier reader.
     pub fn within(message: &'a [u8], span: Span) -> Result<Self, FaultAt> {
-        let end = span.end as usize;
-        match message.get(..end) {
-            Some(bytes) => Ok(Self {
-                bytes,
-                at: (span.start as usize).min(end),
-            }),
-            None => Err(FaultAt {
+        let Span { start, end } = span;
+        if end as usize > message.len() || start > end {
+            return Err(FaultAt {
                 fault: Fault::Truncated,
                 at: message.len(),
-            }),
+            });
         }
+        Ok(Self {
+            message,
+            at: start as usize,
+            end: end as usize,
+        })
+    }
+
+    pub fn message(&self) -> &'a [u8] {
+        self.message
     }
 
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.at >= self.bytes.len()
+        self.at >= self.end
     }
 
     #[inline(always)]
@@ -107,7 +117,7 @@ impl<'a> Reader<'a> {
     pub fn rest(&self) -> Span {
         Span {
             start: self.at as u32,
-            end: self.bytes.len() as u32,
+            end: self.end as u32,
         }
     }
 
@@ -115,14 +125,20 @@ impl<'a> Reader<'a> {
     /// one that does not exist, which [`Self::skip`] refuses.
     #[inline(always)]
     pub fn key(&mut self) -> Result<u32, FaultAt> {
-        let at = self.at;
-        let raw = match self.bytes.get(at) {
-            Some(&byte) if byte < 0x80 => {
-                self.at = at + 1;
-                u64::from(byte)
+        // One byte, as all keys of our schema but one, and not of field 0.
+        match self.message.get(self.at) {
+            Some(&byte) if (8..0x80).contains(&byte) && self.at < self.end => {
+                self.at += 1;
+                Ok(u32::from(byte))
             }
-            _ => self.long_varint()?,
-        };
+            _ => self.long_key(),
+        }
+    }
+
+    #[cold]
+    fn long_key(&mut self) -> Result<u32, FaultAt> {
+        let at = self.at;
+        let raw = self.varint()?;
         match u32::try_from(raw) {
             Ok(key) if key >> 3 != 0 => Ok(key),
             _ => Err(FaultAt {
@@ -134,80 +150,55 @@ impl<'a> Reader<'a> {
 
     #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, FaultAt> {
-        match self.bytes.get(self.at) {
-            Some(&byte) if byte < 0x80 => {
+        match self.message.get(self.at) {
+            Some(&byte) if byte < 0x80 && self.at < self.end => {
                 self.at += 1;
                 Ok(u64::from(byte))
             }
-            _ => self.long_varint(),
+            _ => {
+                let (value, bytes) = outlined_varint(self.message, self.at);
+                if bytes == 0 || self.at + bytes > self.end {
+                    return Err(self.no_varint());
+                }
+                self.at += bytes;
+                Ok(value)
+            }
         }
-    }
-
-    /// Eight bytes at a time: a component of a name is a hash, so its varint has 9 or 10 bytes.
-    #[inline]
-    fn long_varint(&mut self) -> Result<u64, FaultAt> {
-        let Some(ten) = self
-            .bytes
-            .get(self.at..)
-            .and_then(|rest| rest.first_chunk::<10>())
-        else {
-            return self.varint_near_the_end();
-        };
-        let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9] = *ten;
-        let eight = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
-        let stops = !eight & 0x8080_8080_8080_8080;
-        if stops != 0 {
-            let last_bit = stops.trailing_zeros();
-            self.at += last_bit as usize / 8 + 1;
-            return Ok(pack_sevens(eight & (u64::MAX >> (63 - last_bit))));
-        }
-        let low = pack_sevens(eight);
-        if b8 < 0x80 {
-            self.at += 9;
-            return Ok(low | u64::from(b8) << 56);
-        }
-        // The tenth byte holds the one bit that is left.
-        if b9 > 1 {
-            return Err(FaultAt {
-                fault: Fault::Varint,
-                at: self.at,
-            });
-        }
-        self.at += 10;
-        Ok(low | u64::from(b8 & 0x7F) << 56 | u64::from(b9) << 63)
     }
 
     #[cold]
-    fn varint_near_the_end(&mut self) -> Result<u64, FaultAt> {
-        let mut value = 0u64;
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        for (index, &byte) in rest.iter().enumerate().take(10) {
-            if index == 9 && byte > 1 {
-                return Err(FaultAt {
-                    fault: Fault::Varint,
-                    at: self.at,
-                });
-            }
-            value |= u64::from(byte & 0x7F) << (7 * index);
-            if byte < 0x80 {
-                self.at += index + 1;
-                return Ok(value);
-            }
+    fn no_varint(&self) -> FaultAt {
+        let rest = self.message.get(self.at..self.end).unwrap_or_default();
+        // Ten bytes, and either no end to them or more bits than 64.
+        let fault = if rest.len() >= 10 && rest.iter().take(9).all(|byte| *byte >= 0x80) {
+            Fault::Varint
+        } else {
+            Fault::Truncated
+        };
+        // Names the last byte of the container rather than the first one after it.
+        FaultAt {
+            fault,
+            at: self.at.min(self.end.saturating_sub(1)),
         }
-        // Names the last byte of the container, not the first one after it.
-        Err(FaultAt {
-            fault: Fault::Truncated,
-            at: self.at.min(self.bytes.len().saturating_sub(1)),
-        })
     }
 
     /// A length and as many bytes.
     #[inline(always)]
     pub fn span(&mut self) -> Result<Span, FaultAt> {
         let at = self.at;
-        let length = self.varint()?;
-        let left = self.bytes.len() - self.at;
-        if length > left as u64 {
+        let length = match self
+            .message
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<2>())
+        {
+            // Two bytes: what lengths up to 16 KiB have that do not fit one.
+            Some(&[low, high]) if low >= 0x80 && high < 0x80 && at + 2 <= self.end => {
+                self.at += 2;
+                u64::from(low & 0x7F) | u64::from(high) << 7
+            }
+            _ => self.varint()?,
+        };
+        if length > (self.end - self.at) as u64 {
             return Err(FaultAt {
                 fault: Fault::Truncated,
                 at,
@@ -225,22 +216,25 @@ impl<'a> Reader<'a> {
     #[inline(always)]
     pub fn nested(&mut self) -> Result<Reader<'a>, FaultAt> {
         let span = self.span()?;
-        Reader::within(self.bytes, span)
+        Ok(Reader {
+            message: self.message,
+            at: span.start as usize,
+            end: span.end as usize,
+        })
     }
 
     /// A length and as many bytes of UTF-8.
     #[inline(always)]
     pub fn text(&mut self) -> Result<Span, FaultAt> {
         let span = self.span()?;
-        let bytes = span.of(self.bytes);
         // Nearly all text on this wire is ASCII, and that is the cheaper question.
-        if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
-            return Err(FaultAt {
-                fault: Fault::Utf8,
-                at: span.start as usize,
-            });
+        if is_ascii(self.message, span) || std::str::from_utf8(span.of(self.message)).is_ok() {
+            return Ok(span);
         }
-        Ok(span)
+        Err(FaultAt {
+            fault: Fault::Utf8,
+            at: span.start as usize,
+        })
     }
 
     /// Steps over the value of a field that the schema does not know.
@@ -294,7 +288,7 @@ impl<'a> Reader<'a> {
     }
 
     fn fixed(&mut self, bytes: usize) -> Result<(), FaultAt> {
-        if self.bytes.len() - self.at < bytes {
+        if self.end - self.at < bytes {
             return Err(FaultAt {
                 fault: Fault::Truncated,
                 at: self.at.saturating_sub(1),
@@ -303,6 +297,75 @@ impl<'a> Reader<'a> {
         self.at += bytes;
         Ok(())
     }
+}
+
+/// Reads a varint at `at`, of any length. A component of a name is a hash, so its varint has 9 or 10
+/// bytes, and eight are taken at a time. Looks past the end of a container, which the caller checks.
+///
+/// Returns the value and its length in bytes, which is 0 if there is none.
+#[inline(always)]
+pub(super) fn long_varint(message: &[u8], at: usize) -> (u64, usize) {
+    let Some(ten) = message.get(at..).and_then(|rest| rest.first_chunk::<10>()) else {
+        return varint_near_the_end(message, at);
+    };
+    let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9] = *ten;
+    let eight = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+    let stops = !eight & 0x8080_8080_8080_8080;
+    if stops != 0 {
+        let last_bit = stops.trailing_zeros();
+        return (
+            pack_sevens(eight & (u64::MAX >> (63 - last_bit))),
+            last_bit as usize / 8 + 1,
+        );
+    }
+    let low = pack_sevens(eight) | u64::from(b8 & 0x7F) << 56;
+    if b8 < 0x80 {
+        return (low, 9);
+    }
+    // The tenth byte holds the one bit that is left.
+    (low | u64::from(b9) << 63, if b9 > 1 { 0 } else { 10 })
+}
+
+#[inline(never)]
+fn outlined_varint(message: &[u8], at: usize) -> (u64, usize) {
+    long_varint(message, at)
+}
+
+#[cold]
+fn varint_near_the_end(message: &[u8], at: usize) -> (u64, usize) {
+    let mut value = 0u64;
+    for (index, &byte) in message
+        .get(at..)
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+        .take(9)
+    {
+        value |= u64::from(byte & 0x7F) << (7 * index);
+        if byte < 0x80 {
+            return (value, index + 1);
+        }
+    }
+    (0, 0)
+}
+
+/// Whether a span that lies in `message` is all ASCII. Most are parts of names: up to eight bytes are
+/// looked at as one word, of which what follows the span is masked away.
+#[inline(always)]
+pub(super) fn is_ascii(message: &[u8], span: Span) -> bool {
+    const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+    let length = span.len();
+    if length == 0 {
+        return true;
+    }
+    if length <= 8
+        && let Some(word) = message
+            .get(span.start as usize..)
+            .and_then(|rest| rest.first_chunk::<8>())
+    {
+        return u64::from_le_bytes(*word) & (HIGH_BITS >> (64 - 8 * length as u32)) == 0;
+    }
+    span.of(message).is_ascii()
 }
 
 /// Joins the low 7 bits of each of 8 bytes, the first byte lowest.

@@ -45,7 +45,7 @@ pub(super) fn walk(mut reader: Reader<'_>, shape: &'static Shape) -> Result<(), 
 }
 
 /// Checks the value that follows `key` and steps over it.
-#[inline]
+#[inline(always)]
 pub(super) fn field(
     reader: &mut Reader<'_>,
     key: u32,
