@@ -8,7 +8,7 @@ mod key;
 mod mac;
 mod negotiation;
 
-pub use key::LinkKey;
+pub use key::{AgreementError, LinkKey};
 pub use mac::{LinkMac, MacPolicy, Preimage, SignError, TagState, Verdict, sign_message, verdict};
 pub use negotiation::{
     Accepted, Acceptor, ConnectionType, Dialer, Dialing, Established, LINK_ID_BYTES_MAX, LinkReply,

@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::name::Name;
-    use crate::route_header::any_name;
+    use crate::route_header::scan::any_name;
 
     #[test]
     fn the_straight_way_reads_what_the_general_one_reads() {

@@ -4,9 +4,8 @@
 use prost::Message as _;
 
 use super::reader::{FaultAt, LENGTH_DELIMITED, Reader, key};
-use super::{
-    DecodeError, Fault, HEADER, LINK, PUBLISH, SUBSCRIBE, SUBSCRIPTION_ACK, UNSUBSCRIBE, parse,
-};
+use super::scan::{HEADER, LINK, PUBLISH, SUBSCRIBE, SUBSCRIPTION_ACK, UNSUBSCRIBE};
+use super::{DecodeError, Fault, parse};
 use crate::message::wire;
 
 const METADATA: u32 = key(4, LENGTH_DELIMITED);

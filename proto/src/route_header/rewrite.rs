@@ -2,7 +2,8 @@
 
 use super::merge::put_span;
 use super::reader::{FaultAt, LENGTH_DELIMITED, Reader, VARINT, key};
-use super::{DecodeError, Fault, Kind, PUBLISH, RouteHeader, SUBSCRIBE, TAG_BYTES, UNSUBSCRIBE};
+use super::scan::{HEADER, PUBLISH, SUBSCRIBE, UNSUBSCRIBE};
+use super::{DecodeError, Fault, Kind, RouteHeader, TAG_BYTES};
 
 const TTL: u32 = key(6, VARINT);
 const RECV_FROM: u32 = key(7, VARINT);
@@ -68,7 +69,7 @@ impl RouteHeader {
         }
 
         let mut member = Vec::with_capacity(header.len() + after_header.len() + 8);
-        put_span(&mut member, super::HEADER, &header);
+        put_span(&mut member, HEADER, &header);
         member.extend_from_slice(after_header);
         let mut out = Vec::with_capacity(member.len() + after_member.len() + 8);
         let key = match self.kind {
