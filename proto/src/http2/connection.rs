@@ -300,6 +300,14 @@ impl ServerConnection {
         self.has_peer_settings && self.is_settings_acked
     }
 
+    /// Bytes of heap behind this connection, by account rather than by allocator.
+    pub fn heap_bytes(&self) -> usize {
+        let block_bytes = self.header_block.as_ref().map_or(0, |block| {
+            size_of_val(block.as_ref()) + block.bytes.capacity()
+        });
+        block_bytes + self.decoder.table_bytes() + self.pending.capacity() * size_of::<Stream>()
+    }
+
     /// Streams that were refused or reset since the last call, for a counter.
     pub fn take_refused_streams(&mut self) -> u32 {
         std::mem::take(&mut self.refused_streams)

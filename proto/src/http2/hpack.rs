@@ -118,7 +118,6 @@ impl Decoder {
     }
 
     /// Bytes of heap that the table accounts for (RFC 7541 §4.1).
-    #[cfg(test)]
     pub(super) fn table_bytes(&self) -> usize {
         self.table.as_ref().map_or(0, |table| table.bytes)
     }

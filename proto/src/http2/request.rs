@@ -39,7 +39,7 @@ impl std::fmt::Debug for RequestHead {
             .field("content_type", &self.content_type)
             .field(
                 "authorization",
-                &self.authorization.as_ref().map(|_| "<secret>"),
+                &self.authorization.as_ref().map(|_| "<hidden>"),
             )
             .field("grpc_encoding", &self.grpc_encoding)
             .field("user_agent", &self.user_agent)
