@@ -294,11 +294,9 @@ impl ServerConnection {
         message: &str,
         out: &mut Vec<u8>,
     ) {
-        let block = self
-            .header_block()
-            .grpc_response()
-            .grpc_status(grpc_status, message);
-        self.end(stream, &block, out);
+        self.end(stream, out, |block, _| {
+            block.grpc_response().grpc_status(grpc_status, message)
+        });
     }
 
     /// A bare HTTP status, without gRPC. Ends the stream; nothing if it is gone.
@@ -315,11 +313,13 @@ impl ServerConnection {
         fields: &[(&str, &str)],
         out: &mut Vec<u8>,
     ) {
-        let block = self.header_block().status(http_status);
-        let block = fields
-            .iter()
-            .fold(block, |block, (name, value)| block.with(name, value));
-        self.end(stream, &block, out);
+        self.end(stream, out, |block, _| {
+            fields
+                .iter()
+                .fold(block.status(http_status), |block, (name, value)| {
+                    block.with(name, value)
+                })
+        });
     }
 
     /// Ends a stream with its status: after the response head as trailers, else as a whole answer. Nothing if it is gone.
@@ -330,16 +330,14 @@ impl ServerConnection {
         message: &str,
         out: &mut Vec<u8>,
     ) {
-        let is_answered = self
-            .open_stream(stream)
-            .is_some_and(|open| open.is_answered);
-        let block = self.header_block();
-        let block = if is_answered {
-            block
-        } else {
-            block.grpc_response()
-        };
-        self.end(stream, &block.grpc_status(grpc_status, message), out);
+        self.end(stream, out, |block, is_answered| {
+            let block = if is_answered {
+                block
+            } else {
+                block.grpc_response()
+            };
+            block.grpc_status(grpc_status, message)
+        });
     }
 
     /// RST_STREAM. What the peer still sends on the stream is swallowed. Nothing if the stream is gone.
@@ -454,11 +452,18 @@ impl ServerConnection {
         HeaderBlock::new(std::mem::take(&mut self.has_table_shrunk))
     }
 
-    /// Our last word on a stream. If the peer has not had its own, RST_STREAM(NO_ERROR) asks it not to (RFC 9113 §8.1).
-    fn end(&mut self, stream: StreamId, block: &HeaderBlock, out: &mut Vec<u8>) {
+    /// Our last word on a stream, written by `write` from whether the stream has had its response head. If the peer has
+    /// not had its own last word, RST_STREAM(NO_ERROR) asks it not to go on (RFC 9113 §8.1).
+    fn end(
+        &mut self,
+        stream: StreamId,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(HeaderBlock, bool) -> HeaderBlock,
+    ) {
         let Some(closed) = self.close(stream) else {
             return;
         };
+        let block = write(self.header_block(), closed.is_answered);
         append(
             out,
             FrameKind::Headers,

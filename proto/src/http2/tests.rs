@@ -451,6 +451,14 @@ fn a_lowered_table_size_is_acknowledged_in_the_next_header_block() {
     server.takes(&[settings(&[(1, 0)]), request(1)].concat());
     let said = server.said();
     assert_eq!(said[1].3[0], 0x20);
+    server.takes(&settings(&[(1, 100)]));
+    server.connection.trailers(id(99), 0, "", &mut server.out);
+    server.out.clear();
+    server.takes(&request(3));
+    server
+        .connection
+        .respond_status(id(3), 415, &mut server.out);
+    assert_eq!(server.said()[0].3[0], 0x20);
     server.connection.trailers(id(1), 0, "", &mut server.out);
     assert_eq!(server.said()[0].3[0], 0x00);
 }
