@@ -32,7 +32,7 @@ pub struct Connection {
     pub deframer: Deframer,
     pub phase: Phase,
     /// Publishes that wait, in order, for what holds this publisher back.
-    pub parked: Option<Box<VecDeque<Bytes>>>,
+    pub parked: VecDeque<Bytes>,
     /// Receivers, lanes and directory answers that this publisher waits for.
     pub holds: u32,
     /// Flow-controlled bytes received for which no credit has been given back yet.
@@ -112,7 +112,7 @@ impl Connection {
             phase: Phase::Handshaking {
                 deadline: now + limits::HANDSHAKE_TIMEOUT,
             },
-            parked: None,
+            parked: VecDeque::new(),
             holds: 0,
             withheld_bytes: 0,
             heard_at: now,
@@ -130,11 +130,7 @@ impl Connection {
     }
 
     pub fn is_held(&self) -> bool {
-        self.holds > 0 || self.parked.is_some()
-    }
-
-    pub fn park(&mut self, message: Bytes) {
-        self.parked.get_or_insert_default().push_back(message);
+        self.holds > 0 || !self.parked.is_empty()
     }
 
     /// Gives credit back for what was read while nothing held this publisher.

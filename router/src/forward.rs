@@ -4,6 +4,8 @@
 //! answer. While held, its further publishes are parked in order and it gets no credit, so what it can make us hold is
 //! its receive window; its subscribes are answered all the same. Each hold is matched by exactly one release.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use slim_proto::route_header::{self, Parsed, RouteHeader};
 
@@ -191,11 +193,10 @@ impl Core {
             return;
         }
         self.parked_bytes += message.len();
-        connection.park(
-            shared
-                .cloned()
-                .unwrap_or_else(|| Bytes::copy_from_slice(message)),
-        );
+        let message = shared
+            .cloned()
+            .unwrap_or_else(|| Bytes::copy_from_slice(message));
+        connection.parked.push_back(message);
     }
 
     /// A hold of this shard's publisher ends.
@@ -229,11 +230,9 @@ impl Core {
     /// Publishes what was parked, until the connection is held again or has caught up.
     pub fn resume(&mut self, connection: &mut Connection) {
         while connection.holds == 0 {
-            let Some(parked) = &mut connection.parked else {
-                break;
-            };
-            let Some(message) = parked.pop_front() else {
-                connection.parked = None;
+            let Some(message) = connection.parked.pop_front() else {
+                // An idle connection keeps no memory for what it once had waiting.
+                connection.parked = VecDeque::new();
                 break;
             };
             self.parked_bytes -= message.len();
@@ -242,16 +241,10 @@ impl Core {
                 continue;
             };
             self.preimage.build(&message, &header);
-            // A message that must wait once more goes back to where it was, not behind those that came after it.
-            let behind = connection.parked.take();
+            // If it must wait once more, it goes back to where it was, before those that came after it.
+            let mut behind = std::mem::take(&mut connection.parked);
             self.publish(connection, &message, Some(&message), header);
-            if let Some(mut behind) = behind {
-                match &mut connection.parked {
-                    Some(parked) => parked.append(&mut behind),
-                    None if behind.is_empty() => {}
-                    None => connection.parked = Some(behind),
-                }
-            }
+            connection.parked.append(&mut behind);
         }
         if !connection.is_held() {
             connection.release_credit();

@@ -481,10 +481,9 @@ impl Core {
         if let Some(publishers) = connection.egress.release() {
             self.release_all(publishers);
         }
-        if let Some(parked) = connection.parked.take() {
-            self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
-            self.counters.dropped_sender_left.add(parked.len() as u64);
-        }
+        let parked = std::mem::take(&mut connection.parked);
+        self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
+        self.counters.dropped_sender_left.add(parked.len() as u64);
         connection.holds = 0;
         let mut last_words = Vec::new();
         match end.farewell() {
@@ -583,10 +582,9 @@ impl Core {
                 match control {
                     Control::Notice(notice) => self.routes.on_notice(from, notice),
                     Control::Hold { publisher } => {
-                        match self.connections.get_mut(publisher) {
-                            Some(connection) => connection.holds += 1,
-                            // It has gone; so has what it waited for.
-                            None => {}
+                        // If it has gone, so has what it waited for.
+                        if let Some(connection) = self.connections.get_mut(publisher) {
+                            connection.holds += 1;
                         }
                     }
                     Control::Release { publisher } => self.release_publisher(publisher),
