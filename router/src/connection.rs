@@ -41,6 +41,8 @@ pub struct Connection {
     pub pinged_at: Option<Instant>,
     /// Has something to send at the end of this turn.
     pub dirty: bool,
+    /// Its socket is closed at the end of this turn.
+    pub closing: bool,
 }
 
 /// Where a connection comes from, for the log.
@@ -118,6 +120,7 @@ impl Connection {
             heard_at: now,
             pinged_at: None,
             dirty: true,
+            closing: false,
         }
     }
 

@@ -256,6 +256,8 @@ impl Core {
                 self.counters.messages_received.add(1);
                 if header.ttl <= 1 {
                     self.counters.dropped_ttl.add(1);
+                } else if header.head_len() > limits::HEAD_BYTES_MAX {
+                    self.counters.dropped_long_header.add(1);
                 } else if connection.is_held() {
                     self.park(connection, message, shared);
                 } else {

@@ -26,6 +26,7 @@ mod ingress;
 mod mesh;
 mod shard;
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -107,28 +108,12 @@ impl Router {
                 .ring_depth(16)
                 .io_memory(64 * 1024)
                 .spawn(move || async move {
-                    let fail = |error: RingError| RouterError::Shard {
-                        shard: i,
-                        reason: error.to_string(),
+                    let mut last_word = LastWord {
+                        shard: ShardId(i),
+                        finished,
+                        result: None,
                     };
-                    let result = match Shard::new(plan) {
-                        Ok(mut shard) => {
-                            let _ = ready.send(Ok(()));
-                            match started.recv() {
-                                Ok(listeners) => shard
-                                    .listen(listeners)
-                                    .and_then(|()| shard.run())
-                                    .map_err(fail),
-                                // Another shard could not start; the router gives up.
-                                Err(mpsc::RecvError) => Ok(()),
-                            }
-                        }
-                        Err(error) => {
-                            let _ = ready.send(Err(error));
-                            Ok(())
-                        }
-                    };
-                    let _ = finished.send((ShardId(i), result));
+                    last_word.result = Some(host(plan, &ready, &started));
                 })
                 .map_err(|error| RouterError::Host {
                     shard: i,
@@ -263,6 +248,55 @@ impl Drop for Router {
         }
         let counters = self.counters();
         info!(%counters, "stopped");
+    }
+}
+
+/// The whole life of a shard, on its own thread. What it could not start with goes to `ready`.
+fn host(
+    plan: Plan,
+    ready: &mpsc::Sender<Result<(), RingError>>,
+    started: &mpsc::Receiver<Vec<(OwnedFd, u16)>>,
+) -> Result<(), RouterError> {
+    let ShardId(shard_number) = plan.shard;
+    let mut shard = match Shard::new(plan) {
+        Ok(shard) => shard,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return Ok(());
+        }
+    };
+    let _ = ready.send(Ok(()));
+    let Ok(listeners) = started.recv() else {
+        // Another shard could not start; the router gives up.
+        return Ok(());
+    };
+    shard
+        .listen(listeners)
+        .and_then(|()| shard.run())
+        .map_err(|error| RouterError::Shard {
+            shard: shard_number,
+            reason: error.to_string(),
+        })
+}
+
+/// Tells the router how a shard ended, also when it panicked: the process must not live on without one of its cores.
+struct LastWord {
+    shard: ShardId,
+    finished: mpsc::Sender<(ShardId, Result<(), RouterError>)>,
+    result: Option<Result<(), RouterError>>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let ShardId(shard) = self.shard;
+        let result = self.result.take().unwrap_or_else(|| {
+            Err(RouterError::Shard {
+                shard,
+                reason: "it panicked".into(),
+            })
+        });
+        // Nobody listens when the router itself has gone.
+        let _ = self.finished.send((self.shard, result));
     }
 }
 

@@ -70,6 +70,10 @@ pub const SEND_FRAME_BYTES_MAX: usize = 16_384;
 /// Message bytes from which receivers share the message instead of copying it.
 pub const SHARE_BYTES_MIN: usize = 32_768;
 
+/// Bytes of a message up to the end of its header, which every receiver gets a copy of. Clients send about 500; above,
+/// the message is dropped and counted, for a fan-out would multiply it.
+pub const HEAD_BYTES_MAX: usize = 65_536;
+
 /// HTTP/2 control bytes (acknowledgements of SETTINGS and PING, window updates) that wait for one socket. Above: the peer
 /// asks and does not read; its connection is closed.
 pub const CONTROL_BYTES_MAX: usize = 16_384;

@@ -88,6 +88,8 @@ counters! {
     dropped_stray_ack,
     /// Dropped: what forwarding would add makes it exceed the message limit (T9).
     dropped_too_large,
+    /// Dropped: its header alone is longer than any client's.
+    dropped_long_header,
     /// Dropped: the receiver's egress was at its hard bound.
     dropped_egress_full,
     /// Dropped: it waited for a receiver that was cut for being slow.

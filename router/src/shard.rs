@@ -535,8 +535,8 @@ impl Core {
         self.mark_dirty(connection);
     }
 
-    fn close(&mut self, connection: &Connection) {
-        if !self.closing.contains(&connection.socket) {
+    fn close(&mut self, connection: &mut Connection) {
+        if !std::mem::replace(&mut connection.closing, true) {
             self.closing.push(connection.socket);
         }
     }
@@ -644,12 +644,13 @@ impl Core {
 
     /// Sends what the turn produced, to sockets and to other shards.
     fn flush(&mut self, ring: &mut Ring) {
-        let mut released = std::mem::take(&mut self.released);
-        self.mesh.flush(ring, &mut released);
-        self.released = released;
-        if !self.released.is_empty() {
+        loop {
+            self.mesh.flush(ring, &mut self.released);
+            if self.released.is_empty() {
+                break;
+            }
+            // A lane has room again. This ends: nothing new is received meanwhile.
             self.settle();
-            self.mesh.flush(ring, &mut Vec::new());
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
