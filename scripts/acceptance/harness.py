@@ -7,6 +7,7 @@ Nothing here waits a fixed time. Every wait is for an event, and ends at the sce
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -160,7 +161,8 @@ class Router(Process):
 
     def wait_until_serving(self, endpoint):
         address = endpoint.removeprefix("unix://")
-        self.wait(f"line that names {address}", lambda: any(address in line for line in self.log))
+        serves = re.compile(rf"\bserving\b.*{re.escape(address)}")
+        self.wait(f"line that says it serves {address}", lambda: any(map(serves.search, self.log)))
 
     def __str__(self):
         return "router"

@@ -31,7 +31,7 @@ def keep_listeners_last():
     dial at once, reach a listener nobody will ever serve, are reset, and never dial again (dataplane 1.7).
     Two clients of five were lost this way. With the copy the listener goes first.
 
-    Returns the copies; they must be closed before an orderly shutdown, or the listener stays open.
+    Returns the copies, as sockets.
     """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
@@ -44,7 +44,7 @@ def keep_listeners_last():
         except OSError:  # Not a socket, or the directory that is being listed.
             continue
         if listening:
-            copies.append(os.dup2(descriptor, next_copy - len(copies)))
+            copies.append(socket.socket(fileno=os.dup2(descriptor, next_copy - len(copies))))
     return copies
 
 
@@ -67,7 +67,10 @@ async def serve(endpoints, log_level, kill_safe):
     print(f"serving {', '.join(endpoints)}", flush=True)
     await stop.wait()
     for copy in copies:
-        os.close(copy)
+        # The reference ends its streams first and closes its listener after, with the same loss of clients
+        # as above (1 restart of 40). This ends the listening itself, whoever else holds the socket.
+        copy.shutdown(socket.SHUT_RDWR)
+        copy.close()
     await service.shutdown_async()
 
 
