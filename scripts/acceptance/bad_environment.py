@@ -1,8 +1,9 @@
-"""A router in surroundings that do not suit it: what it says, and how it ends.
+"""A router in surroundings that do not suit it: what it says, and how it ends, or is ended.
 
 Each function takes a `World` whose router command is the binary under test.
 """
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -18,6 +19,11 @@ CANNOT_START, WRONG_CONFIG = 1, 2
 REFUSAL_S = 10
 # "At once", for a process that another one watches.
 AT_ONCE_S = 2
+
+KILLS = 10
+KILLED_CONNECTIONS = 16
+# The connection preface and an empty SETTINGS frame (RFC 9113 3.4).
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 # A file for a plain server, as it stands beside many an existing node.
 PLAIN_SERVER = """\
@@ -149,6 +155,48 @@ def second_signal(world):
     world.router.exit_code(AT_ONCE_S)
 
 
+def killed_refuses_at_once(world):
+    """A client whose connection was cut by SIGKILL dials at once, and must then be refused.
+
+    Refused, it tries again. Accepted by a dead router's listener and then reset, it never does
+    (dataplane 1.7), so no listener may outlive a connection, not even by microseconds.
+    """
+    for _ in range(KILLS):
+        world.serve()
+        host, port = world.endpoint.split(":")
+        address = (host, int(port))
+        connections = [socket.create_connection(address) for _ in range(KILLED_CONNECTIONS)]
+        for connection in connections:
+            connection.settimeout(world.deadline.left())
+            connection.sendall(HTTP2_PREFACE)
+            expect(connection.recv(1) != b"", "the router answered an HTTP/2 preface with an end")
+        with concurrent.futures.ThreadPoolExecutor(KILLED_CONNECTIONS) as dialers:
+            dialed = [dialers.submit(redial, connection, address) for connection in connections]
+            world.router.child.kill()
+            outcomes = [one.result() for one in dialed]
+        accepted = outcomes.count("accepted")
+        expect(accepted == 0, f"{accepted} of {len(outcomes)} were accepted by a killed router: {outcomes}")
+        world.router.exit_code(AT_ONCE_S)
+        world.start_router()
+        world.router.child.kill()
+        world.router.exit_code(AT_ONCE_S)
+
+
+def redial(connection, address):
+    """Dials `address` as soon as `connection` has ended."""
+    with connection:
+        try:
+            while connection.recv(4096):
+                pass
+        except ConnectionError:
+            pass
+    try:
+        with socket.create_connection(address):
+            return "accepted"
+    except ConnectionError as error:
+        return type(error).__name__
+
+
 # (name, scenario, deadline in seconds)
 ALL = [
     ("io-uring-forbidden", io_uring_forbidden, 30),
@@ -161,4 +209,5 @@ ALL = [
     ("sigterm-drains", sigterm_drains, 60),
     ("sigint-drains", sigint_drains, 60),
     ("second-signal", second_signal, 60),
+    ("killed-refuses-at-once", killed_refuses_at_once, 60),
 ]

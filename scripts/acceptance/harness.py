@@ -47,8 +47,10 @@ def free_port():
     """
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         first_ephemeral = int(file.read().split()[0])
+    # Where the ephemeral range begins low there is nothing below it, and the risk has to be taken.
+    end = first_ephemeral if first_ephemeral > 11_000 else 65_536
     while True:
-        port = random.randrange(10_000, first_ephemeral)
+        port = random.randrange(10_000, end)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
