@@ -39,6 +39,8 @@ pub struct Connection {
     pub withheld_bytes: u32,
     pub heard_at: Instant,
     pub pinged_at: Option<Instant>,
+    /// When it received something over TCP that no send of ours has acknowledged since.
+    pub unacknowledged_since: Option<Instant>,
     /// Has something to send at the end of this turn.
     pub dirty: bool,
     /// Its socket is closed at the end of this turn.
@@ -119,6 +121,7 @@ impl Connection {
             withheld_bytes: 0,
             heard_at: now,
             pinged_at: None,
+            unacknowledged_since: None,
             dirty: true,
             closing: false,
         }

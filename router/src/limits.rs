@@ -70,6 +70,10 @@ pub const SEND_FRAME_BYTES_MAX: usize = 16_384;
 /// Message bytes from which receivers share the message instead of copying it.
 pub const SHARE_BYTES_MIN: usize = 32_768;
 
+/// How long the kernel may put off acknowledging what a client sent, hoping to do it with data of ours. Its own choice is
+/// 40 ms and more, and clients do not send their next small message before (dataplane 1.5).
+pub const TCP_ACK_DELAY: Duration = Duration::from_millis(2);
+
 /// Bytes of a message up to the end of its header, which every receiver gets a copy of. Clients send about 500; above,
 /// the message is dropped and counted, for a fan-out would multiply it.
 pub const HEAD_BYTES_MAX: usize = 65_536;

@@ -10,6 +10,7 @@
 //! The loop is synchronous: submit all that the last turn produced, wait, then deal with everything that came. Nothing
 //! awaits on the data path; glommio only hosts the loop on its core.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::accept;
 use crate::config::Config;
-use crate::connection::{Connection, End, Farewell, Phase};
+use crate::connection::{Connection, End, Farewell, Peer, Phase};
 use crate::control::Orders;
 use crate::egress::Pool;
 use crate::limits;
@@ -82,6 +83,8 @@ pub struct Core {
     /// Publishers none of whose holds is left.
     pub resumable: Vec<Slot>,
     pub parked_bytes: usize,
+    /// Receivers of bytes whose acknowledgement is due, oldest first; entries of connections that were sent to are stale.
+    unacknowledged: VecDeque<(Instant, Slot)>,
     /// Sockets to close, and to half-close, at the end of the turn.
     closing: Vec<SocketId>,
     half_closing: Vec<SocketId>,
@@ -226,6 +229,7 @@ impl Shard {
             released: Vec::new(),
             resumable: Vec::new(),
             parked_bytes: 0,
+            unacknowledged: VecDeque::new(),
             closing: Vec::new(),
             half_closing: Vec::new(),
         };
@@ -256,9 +260,12 @@ impl Shard {
     /// Serves until the drain is complete. An error is one of the ring itself, from which no shard recovers.
     pub fn run(&mut self) -> Result<(), RingError> {
         loop {
-            let until_sweep = self.sweep_at.saturating_duration_since(self.core.now);
+            let due = self.core.acknowledge_at().unwrap_or(self.sweep_at);
+            let patience = due
+                .min(self.sweep_at)
+                .saturating_duration_since(self.core.now);
             let wait = if self.core.mesh.may_sleep() {
-                until_sweep
+                patience
             } else {
                 Duration::ZERO
             };
@@ -297,6 +304,7 @@ impl Shard {
                     if let Err(end) = received {
                         self.core.end(&mut connection, &end);
                     }
+                    self.core.owe_acknowledgement(&mut connection);
                     self.core.connections.put(connection);
                 }
                 self.ring.recycle(buffer);
@@ -426,6 +434,39 @@ impl Core {
                 if self.log_gate.admit(self.now, &self.counters) {
                     warn!(%peer, %error, "connection refused");
                 }
+            }
+        }
+    }
+
+    /// Notes that TCP owes this client an acknowledgement, unless it did already.
+    fn owe_acknowledgement(&mut self, connection: &mut Connection) {
+        if connection.unacknowledged_since.is_none() && matches!(connection.peer, Peer::Tcp(_)) {
+            connection.unacknowledged_since = Some(self.now);
+            self.unacknowledged.push_back((self.now, connection.slot));
+        }
+    }
+
+    /// When the next acknowledgement is due.
+    fn acknowledge_at(&self) -> Option<Instant> {
+        self.unacknowledged
+            .front()
+            .map(|(since, _)| *since + limits::TCP_ACK_DELAY)
+    }
+
+    /// Has the kernel acknowledge what was received and not answered for [`limits::TCP_ACK_DELAY`]. A busy connection
+    /// is answered before, so this costs it nothing; on a quiet one it saves 40 ms and more.
+    fn acknowledge_received(&mut self, ring: &mut Ring) {
+        while self.acknowledge_at().is_some_and(|at| at <= self.now) {
+            let Some((since, slot)) = self.unacknowledged.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(slot) else {
+                continue;
+            };
+            // Sent to meanwhile, if it is another time or none.
+            if connection.unacknowledged_since == Some(since) {
+                connection.unacknowledged_since = None;
+                ring.acknowledge(connection.socket);
             }
         }
     }
@@ -659,10 +700,12 @@ impl Core {
             };
             connection.dirty = false;
             if let Some(buffers) = connection.egress.take(&mut self.pool) {
+                connection.unacknowledged_since = None;
                 ring.send(connection.socket, buffers);
             }
         }
         self.dirty = dirty;
+        self.acknowledge_received(ring);
         for socket in self.half_closing.drain(..) {
             ring.shutdown_write(socket);
         }

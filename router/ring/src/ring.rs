@@ -1,5 +1,6 @@
 //! The ring itself: operations in, events out, one system call a turn.
 
+mod acknowledge;
 mod completions;
 mod release;
 mod submissions;
@@ -45,6 +46,8 @@ pub struct RingCounters {
     pub buffers_exhausted: u64,
     /// Multishot receives armed again after they ended without an error.
     pub receives_rearmed: u64,
+    /// TCP acknowledgements asked for, one system call each.
+    pub acknowledgements: u64,
     /// Multishot accepts armed again.
     pub accepts_rearmed: u64,
     /// Sends that the kernel ended early and the ring continued.
