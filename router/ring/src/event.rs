@@ -47,6 +47,20 @@ pub struct ListenerId {
     pub(crate) generation: u32,
 }
 
+impl ListenerId {
+    /// `generation: u32 | index: u32`, most significant first.
+    pub(crate) const fn to_u64(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    pub(crate) const fn from_u64(packed: u64) -> ListenerId {
+        ListenerId {
+            index: packed as u32,
+            generation: (packed >> 32) as u32,
+        }
+    }
+}
+
 /// What a turn brought. For a socket, nothing comes after `Closed`.
 #[derive(Debug)]
 pub enum Event {

@@ -1,37 +1,37 @@
-//! The table of listening sockets.
+//! The table of listening sockets, and which of them are to be accepted from.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::epoll::Epoll;
 use crate::event::ListenerId;
-use crate::operation::Tag;
 
 /// Listening sockets that one ring holds.
 pub(crate) const LISTENERS_MAX: u32 = 1_024;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// It failed, and the caller has not resumed it.
+    Paused,
+    /// Watched: the kernel says when there is a connection.
+    Watched,
+    /// Watched, and in line to be accepted from.
+    Due,
+}
+
 pub(crate) struct Listener {
     descriptor: OwnedFd,
-    /// The kernel has an accept of this listener.
-    pub(crate) armed: bool,
-    pub(crate) cancelling: bool,
-    pub(crate) closing: bool,
+    accepting: Accepting,
 }
 
 impl Listener {
-    pub(crate) fn raw(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
-        self.armed || self.cancelling
-    }
-
-    /// Takes one connection that already waits, never waiting for one. `WouldBlock`: the backlog is empty.
-    fn accept_waiting(&self) -> io::Result<OwnedFd> {
-        // SAFETY: a listening socket that we own; null addresses say that the peer's address is not wanted.
+    /// Takes one connection that already waits. `WouldBlock`: none does.
+    pub(crate) fn accept(&self) -> io::Result<OwnedFd> {
+        // SAFETY: a descriptor that we own; null addresses say that the peer's address is not wanted.
         let descriptor = unsafe {
             libc::accept4(
-                self.raw(),
+                self.descriptor.as_raw_fd(),
                 std::ptr::null_mut(),
                 std::ptr::null_mut(),
                 libc::SOCK_CLOEXEC,
@@ -43,36 +43,15 @@ impl Listener {
         // SAFETY: the call above returned this new descriptor and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }
-
-    /// Takes what sits in the backlog and closes the listener. A connection left there would be reset by the close.
-    pub(crate) fn drain(self, mut deliver: impl FnMut(io::Result<OwnedFd>)) {
-        if let Err(error) = set_nonblocking(self.raw(), true) {
-            return deliver(Err(error));
-        }
-        loop {
-            match self.accept_waiting() {
-                Ok(socket) => deliver(Ok(socket)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    deliver(Err(error));
-                    break;
-                }
-            }
-        }
-        // Another process may share the open socket and count on it as it was; if that fails, it is ours alone to close.
-        let _ = set_nonblocking(self.raw(), false);
-    }
 }
 
 /// Errors of accept that concern the connection it would have returned, not the listener: accept(2), "Error handling".
-/// ECANCELED is a kernel that had no room for the completion. EOPNOTSUPP and EPERM, listed there too, can also be for good, and trying again at once would then never end.
+/// EOPNOTSUPP and EPERM, listed there too, can also be for good, and trying again at once would then never end.
 pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
             libc::ECONNABORTED
-                | libc::ECANCELED
                 | libc::EINTR
                 | libc::EPROTO
                 | libc::ENOPROTOOPT
@@ -85,31 +64,26 @@ pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Sets or clears O_NONBLOCK.
-pub(crate) fn set_nonblocking(descriptor: RawFd, nonblocking: bool) -> io::Result<()> {
+pub(crate) fn set_nonblocking(descriptor: RawFd) -> io::Result<()> {
     // SAFETY: fcntl with these commands takes and returns integers only.
     let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
     if flags < 0 {
         return Err(io::Error::last_os_error());
     }
-    let wanted = if nonblocking {
-        flags | libc::O_NONBLOCK
-    } else {
-        flags & !libc::O_NONBLOCK
-    };
-    if wanted == flags {
-        return Ok(());
-    }
     // SAFETY: as above.
-    if unsafe { libc::fcntl(descriptor, libc::F_SETFL, wanted) } < 0 {
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-#[derive(Default)]
 pub(crate) struct Listeners {
     slots: Vec<Slot>,
+    epoll: Epoll,
+    /// The kernel said that a listener is ready, and nobody has looked yet which.
+    ready: bool,
+    /// Listeners to accept from without asking first, longest waiting first. Each at most once, unless it is gone.
+    due: VecDeque<ListenerId>,
 }
 
 #[derive(Default)]
@@ -119,7 +93,21 @@ struct Slot {
 }
 
 impl Listeners {
-    /// Errors: all slots are taken.
+    pub(crate) fn new() -> io::Result<Listeners> {
+        Ok(Listeners {
+            slots: Vec::new(),
+            epoll: Epoll::new()?,
+            ready: false,
+            due: VecDeque::new(),
+        })
+    }
+
+    /// What to poll for all listeners at once.
+    pub(crate) fn raw_epoll(&self) -> RawFd {
+        self.epoll.raw()
+    }
+
+    /// Takes a non-blocking listener, paused. `None`: all slots are taken.
     pub(crate) fn insert(&mut self, descriptor: OwnedFd) -> Option<ListenerId> {
         let vacant = self.slots.iter().position(|slot| slot.listener.is_none());
         let index = vacant.unwrap_or(self.slots.len());
@@ -132,9 +120,7 @@ impl Listeners {
         let slot = &mut self.slots[index];
         slot.listener = Some(Listener {
             descriptor,
-            armed: false,
-            cancelling: false,
-            closing: false,
+            accepting: Accepting::Paused,
         });
         Some(ListenerId {
             index: index as u32,
@@ -142,30 +128,47 @@ impl Listeners {
         })
     }
 
-    pub(crate) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation == id.generation {
-            slot.listener.as_mut()
-        } else {
-            None
-        }
+    pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.listener
+            .as_ref()
+            .filter(|_| slot.generation == id.generation)
     }
 
-    pub(crate) fn of_tag(&mut self, tag: Tag) -> Option<(ListenerId, &mut Listener)> {
-        let slot = self.slots.get_mut(tag.index as usize)?;
-        let id = ListenerId {
-            index: tag.index,
-            generation: slot.generation,
+    fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        slot.listener
+            .as_mut()
+            .filter(|_| slot.generation == id.generation)
+    }
+
+    /// Watches a paused listener. It is due at once: what cannot be accepted from may never become ready to say so.
+    pub(crate) fn watch(&mut self, id: ListenerId) -> io::Result<()> {
+        let Some(listener) = self
+            .get(id)
+            .filter(|listener| listener.accepting == Accepting::Paused)
+        else {
+            return Ok(());
         };
-        if tag.is_of(slot.generation) {
-            slot.listener.as_mut().map(|listener| (id, listener))
-        } else {
-            None
-        }
+        self.epoll
+            .watch(listener.descriptor.as_raw_fd(), id.to_u64())?;
+        self.make_due(id);
+        Ok(())
+    }
+
+    /// Lets a listener be, however many connections wait there.
+    pub(crate) fn pause(&mut self, id: ListenerId) {
+        let Some(listener) = self.get_mut(id) else {
+            return;
+        };
+        listener.accepting = Accepting::Paused;
+        let descriptor = listener.descriptor.as_raw_fd();
+        self.epoll.forget(descriptor);
     }
 
     /// Takes the listener out; its slot is free for another one.
     pub(crate) fn remove(&mut self, id: ListenerId) -> Option<Listener> {
+        self.pause(id);
         let slot = self
             .slots
             .get_mut(id.index as usize)
@@ -173,5 +176,61 @@ impl Listeners {
         let listener = slot.listener.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         Some(listener)
+    }
+
+    /// Some listener is ready: the next [`Listeners::find_ready`] finds out which.
+    pub(crate) fn set_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// Whether there is nothing to do before the kernel says that a listener is ready.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.ready && self.due.is_empty()
+    }
+
+    /// Makes those listeners due that have a connection waiting. Returns whether it took a system call.
+    pub(crate) fn find_ready(&mut self) -> bool {
+        if !self.ready {
+            return false;
+        }
+        let Listeners {
+            slots, epoll, due, ..
+        } = self;
+        let answer = epoll.ready(|name| {
+            let id = ListenerId::from_u64(name);
+            if let Some(Slot {
+                generation,
+                listener: Some(listener),
+            }) = slots.get_mut(id.index as usize)
+                && *generation == id.generation
+                && listener.accepting == Accepting::Watched
+            {
+                listener.accepting = Accepting::Due;
+                due.push_back(id);
+            }
+        });
+        // Interrupted: nothing is known, so look again.
+        self.ready = answer.unwrap_or(true);
+        true
+    }
+
+    pub(crate) fn make_due(&mut self, id: ListenerId) {
+        if let Some(listener) = self.get_mut(id) {
+            listener.accepting = Accepting::Due;
+            self.due.push_back(id);
+        }
+    }
+
+    pub(crate) fn due_count(&self) -> usize {
+        self.due.len()
+    }
+
+    /// The listener that was due longest. It is merely watched from here on.
+    pub(crate) fn next_due(&mut self) -> Option<ListenerId> {
+        let id = self.due.pop_front()?;
+        if let Some(listener) = self.get_mut(id) {
+            listener.accepting = Accepting::Watched;
+        }
+        Some(id)
     }
 }

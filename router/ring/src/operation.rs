@@ -10,10 +10,8 @@ pub(crate) enum Operation {
     Send,
     /// Cancels a socket's receive and send.
     CancelSocket,
-    /// Multishot accept of a listener.
-    Accept,
-    /// Cancels a listener's accept.
-    CancelAccept,
+    /// Multishot poll of the epoll that watches all listeners.
+    ListenerPoll,
     /// The read of the ring's own eventfd.
     EventfdRead,
     /// A message from another ring; no submission of ours belongs to it.
@@ -63,12 +61,11 @@ impl Tag {
             1 => Operation::Receive,
             2 => Operation::Send,
             3 => Operation::CancelSocket,
-            4 => Operation::Accept,
-            5 => Operation::CancelAccept,
-            6 => Operation::EventfdRead,
-            7 => Operation::Message,
-            8 => Operation::MessagePeer,
-            9 => Operation::CancelAll,
+            4 => Operation::ListenerPoll,
+            5 => Operation::EventfdRead,
+            6 => Operation::Message,
+            7 => Operation::MessagePeer,
+            8 => Operation::CancelAll,
             _ => return None,
         };
         Some(Tag {
@@ -90,8 +87,7 @@ mod tests {
             Receive,
             Send,
             CancelSocket,
-            Accept,
-            CancelAccept,
+            ListenerPoll,
             EventfdRead,
             Message,
             MessagePeer,

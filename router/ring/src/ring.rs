@@ -1,5 +1,6 @@
 //! The ring itself: operations in, events out, one system call a turn.
 
+mod accepting;
 mod acknowledge;
 mod completions;
 mod release;
@@ -18,8 +19,8 @@ use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, opcode, squeue};
 
 use crate::error::RingError;
-use crate::event::{Event, ListenerId, SocketId};
-use crate::listeners::{LISTENERS_MAX, Listeners, set_nonblocking};
+use crate::event::{Event, SocketId};
+use crate::listeners::Listeners;
 use crate::operation::{Operation, Tag};
 use crate::receive::{BufferRing, ReceivedBuffer};
 use crate::send::SendInFlight;
@@ -48,8 +49,12 @@ pub struct RingCounters {
     pub receives_rearmed: u64,
     /// TCP acknowledgements asked for, one system call each.
     pub acknowledgements: u64,
-    /// Multishot accepts armed again.
-    pub accepts_rearmed: u64,
+    /// System calls `accept4`: one a connection, and one more each time to learn that no further one waits.
+    pub accepts: u64,
+    /// System calls `epoll_wait`: one each time the poll of the listeners completed.
+    pub listener_looks: u64,
+    /// Polls of the listeners armed again.
+    pub listener_polls_rearmed: u64,
     /// Sends that the kernel ended early and the ring continued.
     pub sends_continued: u64,
     /// Sends on a socket that was gone; their buffers were let go.
@@ -76,6 +81,8 @@ pub struct Ring {
     buffers: BufferRing,
     sockets: Sockets,
     listeners: Listeners,
+    /// The kernel has the poll of the listeners.
+    listeners_polled: bool,
     #[expect(
         clippy::vec_box,
         reason = "the box is what is kept: its address is the kernel's while it is in use"
@@ -130,7 +137,8 @@ impl Ring {
             uring,
             buffers,
             sockets: Sockets::new(config.sockets_max),
-            listeners: Listeners::default(),
+            listeners: Listeners::new().map_err(RingError::Setup)?,
+            listeners_polled: false,
             spare_sends: Vec::new(),
             eventfd_value: Box::new(UnsafeCell::new(0)),
             doorbell,
@@ -205,50 +213,6 @@ impl Ring {
             .user_data(Tag::new(Operation::MessagePeer, index as u32, 0).to_u64());
         self.counters.wakes_by_message += 1;
         self.push(entry);
-    }
-
-    /// Starts accepting from a listening socket, TCP or Unix. It is made blocking: the ring waits, nobody else does.
-    ///
-    /// Errors: `ListenersExhausted`, `Setup`; the descriptor is closed.
-    pub fn listen(&mut self, listener: OwnedFd) -> Result<ListenerId, RingError> {
-        // On a non-blocking listener the kernel would answer EAGAIN instead of waiting for a connection.
-        set_nonblocking(listener.as_raw_fd(), false).map_err(RingError::Setup)?;
-        let id = self
-            .listeners
-            .insert(listener)
-            .ok_or(RingError::ListenersExhausted {
-                limit: LISTENERS_MAX,
-            })?;
-        self.arm_accept(id);
-        Ok(id)
-    }
-
-    /// Accepts again after [`Event::AcceptFailed`]. Nothing happens if the listener accepts or is gone.
-    pub fn resume_accept(&mut self, id: ListenerId) {
-        if self
-            .listeners
-            .get_mut(id)
-            .is_some_and(|listener| !listener.armed && !listener.closing)
-        {
-            self.arm_accept(id);
-        }
-    }
-
-    /// Stops accepting. What was accepted or already waits in the backlog is still delivered, then
-    /// [`Event::ListenerClosed`]. Nothing happens if the listener is gone or going.
-    pub fn unlisten(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.get_mut(id) else {
-            return;
-        };
-        if listener.closing {
-            return;
-        }
-        listener.closing = true;
-        if listener.armed {
-            self.cancel_accept(id);
-        } else {
-            self.finish_listener(id);
-        }
     }
 
     /// Takes over a connected stream socket and starts receiving from it.
@@ -361,6 +325,7 @@ impl Ring {
     ///
     /// - `timeout`: how long to wait at most; `None` or zero: not at all.
     /// - One `io_uring_enter`, or none if nothing is queued and nothing is to be waited for.
+    /// - Before it, if connections wait: an `epoll_wait`, an `accept4` each, and one more a listener.
     /// - May return without an event, early (a signal, a completion of the ring's own) or late (the timeout).
     /// - Errors: `Enter`, for what the kernel never answers to a sound ring.
     pub fn turn(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
@@ -370,9 +335,15 @@ impl Ring {
         self.flush_backlog();
 
         let nothing_to_report = self.ready.is_empty() && self.uring.completion().is_empty();
+        // After that question: a flood of connections alone must not keep the ring from being entered.
+        self.accept_due();
         // Starved sockets that could be armed go next turn; waiting first might be waiting for what they would receive.
         let starved_can_go_on = !self.starved.is_empty() && self.buffers.free() > 0;
-        let may_wait = nothing_to_report && !starved_can_go_on && self.backlog.is_empty();
+        let may_wait = nothing_to_report
+            && self.ready.is_empty()
+            && self.listeners.is_idle()
+            && !starved_can_go_on
+            && self.backlog.is_empty();
         let timeout = timeout.filter(|timeout| may_wait && !timeout.is_zero());
 
         let submissions = self.uring.submission();

@@ -159,7 +159,10 @@ fn inspect(uring: IoUring, tier: Tier) -> Result<(IoUring, Features), RingError>
             parameters.is_feature_skip_cqe_on_success(),
             "silent success (IORING_FEAT_CQE_SKIP)",
         ),
-        (probe.is_supported(opcode::Accept::CODE), "IORING_OP_ACCEPT"),
+        (
+            probe.is_supported(opcode::PollAdd::CODE),
+            "IORING_OP_POLL_ADD",
+        ),
         (probe.is_supported(opcode::Send::CODE), "IORING_OP_SEND"),
         // Multishot receive has no probe of its own; this operation came right after it, in 6.1.
         (

@@ -1,13 +1,11 @@
 //! Kernel to caller: each completion is booked on its slot and becomes at most one event.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
 
 use super::{Ring, SPARE_SENDS_MAX, shutdown, tag_of};
-use crate::event::{Event, ListenerId, ReceiveEnd, SocketId};
-use crate::listeners::is_of_one_connection;
+use crate::event::{Event, ReceiveEnd, SocketId};
 use crate::operation::{Operation, Tag};
 use crate::sockets::{Receiving, SocketState};
 
@@ -29,8 +27,10 @@ impl Ring {
             Operation::Receive => self.received(tag, result, completion.flags()),
             Operation::Send => self.sent(tag, result),
             Operation::CancelSocket => self.socket_cancelled(tag),
-            Operation::Accept => self.accepted(tag, result, more),
-            Operation::CancelAccept => self.accept_cancelled(tag),
+            Operation::ListenerPoll => {
+                self.listeners_ready(more);
+                None
+            }
             Operation::EventfdRead => {
                 self.doorbell.quiet();
                 self.arm_eventfd();
@@ -144,56 +144,6 @@ impl Ring {
         None
     }
 
-    fn accepted(&mut self, tag: Tag, result: i32, more: bool) -> Option<Event> {
-        let socket = (result >= 0).then(|| {
-            // SAFETY: a successful accept returns a new descriptor, reported once and owned by nobody yet.
-            unsafe { OwnedFd::from_raw_fd(result) }
-        });
-        let Some((id, listener)) = self.listeners.of_tag(tag) else {
-            debug_assert!(false, "a listener outlives its operations");
-            return None;
-        };
-        listener.armed = more;
-        let closing = listener.closing;
-        let event = match socket {
-            Some(socket) => Some(Event::Accepted {
-                listener: id,
-                socket,
-            }),
-            None if closing => None,
-            None => {
-                let error = io::Error::from_raw_os_error(-result);
-                (!is_of_one_connection(&error)).then_some(Event::AcceptFailed {
-                    listener: id,
-                    error,
-                })
-            }
-        };
-        if more {
-            return event;
-        }
-        if closing {
-            // The events of the backlog come after this completion's own.
-            self.finish_listener_if_idle(id);
-        } else if !matches!(event, Some(Event::AcceptFailed { .. })) {
-            self.counters.accepts_rearmed += 1;
-            self.arm_accept(id);
-        }
-        event
-    }
-
-    fn accept_cancelled(&mut self, tag: Tag) -> Option<Event> {
-        let (id, listener) = self.listeners.of_tag(tag)?;
-        listener.cancelling = false;
-        if listener.armed {
-            // The cancellation found the accept between two states; it is in one of them by now.
-            self.cancel_accept(id);
-        } else {
-            self.finish_listener_if_idle(id);
-        }
-        None
-    }
-
     pub(super) fn message_failed(&mut self, tag: Tag) -> Option<Event> {
         if let Some(peer) = self.peers.get(tag.index as usize) {
             self.counters.wakes_by_eventfd += 1;
@@ -218,35 +168,5 @@ impl Ring {
             socket.close_descriptor();
             self.ready.push_back(Event::Closed { socket: id });
         }
-    }
-
-    fn finish_listener_if_idle(&mut self, id: ListenerId) {
-        if self
-            .listeners
-            .get_mut(id)
-            .is_some_and(|listener| listener.closing && !listener.is_busy())
-        {
-            self.finish_listener(id);
-        }
-    }
-
-    pub(super) fn finish_listener(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.remove(id) else {
-            return;
-        };
-        let ready = &mut self.ready;
-        listener.drain(|accepted| {
-            ready.push_back(match accepted {
-                Ok(socket) => Event::Accepted {
-                    listener: id,
-                    socket,
-                },
-                Err(error) => Event::AcceptFailed {
-                    listener: id,
-                    error,
-                },
-            });
-        });
-        ready.push_back(Event::ListenerClosed { listener: id });
     }
 }

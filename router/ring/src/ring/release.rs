@@ -1,7 +1,6 @@
 //! The end of a ring: nothing that the kernel may still write is freed.
 
 use std::cell::UnsafeCell;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::CancelBuilder;
@@ -75,15 +74,8 @@ impl Ring {
         if counted && !cqueue::more(completion.flags()) {
             self.in_flight -= 1;
         }
-        match tag.operation {
-            Operation::Accept if completion.result() >= 0 => {
-                // SAFETY: as in `accepted`: a new descriptor, owned by nobody yet. Nobody will: close it.
-                drop(unsafe { OwnedFd::from_raw_fd(completion.result()) });
-            }
-            Operation::MessagePeer => {
-                self.message_failed(tag);
-            }
-            _ => {}
+        if tag.operation == Operation::MessagePeer {
+            self.message_failed(tag);
         }
     }
 }

@@ -7,7 +7,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, opcode, squeue};
 
 use super::{Ring, tag_of};
-use crate::event::{ListenerId, SocketId};
+use crate::event::SocketId;
 use crate::operation::{Operation, Tag};
 use crate::receive::BUFFER_GROUP;
 use crate::sockets::{Receiving, SocketState};
@@ -41,30 +41,6 @@ impl Ring {
                 self.arm_receive(id);
             }
         }
-    }
-
-    pub(super) fn arm_accept(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.get_mut(id) else {
-            return;
-        };
-        listener.armed = true;
-        let entry = opcode::AcceptMulti::new(Fd(listener.raw()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(Tag::new(Operation::Accept, id.index, id.generation).to_u64());
-        self.start(entry);
-    }
-
-    pub(super) fn cancel_accept(&mut self, id: ListenerId) {
-        let Some(listener) = self.listeners.get_mut(id) else {
-            return;
-        };
-        listener.cancelling = true;
-        let entry =
-            opcode::AsyncCancel::new(Tag::new(Operation::Accept, id.index, id.generation).to_u64())
-                .build()
-                .user_data(Tag::new(Operation::CancelAccept, id.index, id.generation).to_u64());
-        self.start(entry);
     }
 
     pub(super) fn arm_eventfd(&mut self) {

@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
@@ -66,6 +67,35 @@ fn the_ring_works_the_same_with_the_flags_of_any_kernel() {
         other.join().unwrap();
         ring.close(socket);
         wait_for(&mut ring, |event| matches!(event, Event::Closed { .. }));
+        // From a listener, while this ring waits.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        ring.listen(listener.into()).unwrap();
+        ring.turn(None).unwrap();
+        let connecting = thread::spawn(move || TcpStream::connect(target).unwrap());
+        wait_for(&mut ring, |event| matches!(event, Event::Accepted { .. }));
+        connecting.join().unwrap();
+    }
+}
+
+#[test]
+fn a_poll_of_the_listeners_that_ended_is_armed_again_and_overlooks_nothing() {
+    let mut ring = Ring::new(CONFIG).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    ring.listen(listener.into()).unwrap();
+    ring.turn(None).unwrap();
+    for round in 1..=10 {
+        let poll = Tag::single(Operation::ListenerPoll).to_u64();
+        let cancel = opcode::AsyncCancel::new(poll)
+            .build()
+            .user_data(Tag::single(Operation::CancelAll).to_u64());
+        ring.start(cancel);
+        ring.turn(None).unwrap();
+        // Comes while nobody polls.
+        let _peer = TcpStream::connect(target).unwrap();
+        wait_for(&mut ring, |event| matches!(event, Event::Accepted { .. }));
+        assert_eq!(ring.counters().listener_polls_rearmed, round);
     }
 }
 
@@ -99,8 +129,13 @@ fn dropping_a_ring_leaves_nothing_with_the_kernel() {
     let mut buffers = SendBuffers::new();
     buffers.push_owned(vec![1; 10_000_000]).unwrap();
     ring.send(socket, buffers);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    ring.listen(listener.into()).unwrap();
     ring.turn(None).unwrap();
-    assert_eq!(ring.in_flight, 3, "a receive, a send and the eventfd");
+    assert_eq!(
+        ring.in_flight, 4,
+        "a receive, a send, the eventfd and the listeners' poll"
+    );
     assert!(ring.let_go());
     assert_eq!(ring.in_flight, 0);
 }
