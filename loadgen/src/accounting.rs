@@ -1,0 +1,86 @@
+//! Processor time and memory of a process, by the kernel's own account in `/proc`.
+
+use std::fs;
+use std::time::Duration;
+
+/// Why a process cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("process {pid} is gone, or was never there")]
+    Gone { pid: u32 },
+    #[error("process {pid} cannot be read: {error}")]
+    Unreadable { pid: u32, error: std::io::Error },
+}
+
+/// Processor time that all threads of a process have used so far, kernel threads of its rings included.
+///
+/// By the scheduler's account in nanoseconds. A thread that has ended no longer counts, so a difference of two readings
+/// is exact while the threads live.
+pub fn processor_time(pid: u32) -> Result<Duration, AccountError> {
+    let mut total = Duration::ZERO;
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| refusal(pid, error))?;
+    for task in tasks.flatten() {
+        // A thread may end between the two readings; then its time is gone with it.
+        let Ok(account) = fs::read_to_string(task.path().join("schedstat")) else {
+            continue;
+        };
+        let first = account.split_ascii_whitespace().next();
+        let ns = first.and_then(|field| field.parse().ok()).unwrap_or(0);
+        total += Duration::from_nanos(ns);
+    }
+    Ok(total)
+}
+
+/// Resident memory in bytes.
+pub fn resident_bytes(pid: u32) -> Result<u64, AccountError> {
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| refusal(pid, error))?;
+    // A process that has ended and was not waited for has no such line.
+    resident_of(&status).ok_or(AccountError::Gone { pid })
+}
+
+fn resident_of(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1_024)
+}
+
+fn refusal(pid: u32, error: std::io::Error) -> AccountError {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        AccountError::Gone { pid }
+    } else {
+        AccountError::Unreadable { pid, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        let pid = std::process::id();
+        let before = processor_time(pid).unwrap();
+        let sum = (0..20_000_000_u64).fold(0_u64, |sum, number| sum.rotate_left(1) ^ number);
+        std::hint::black_box(sum);
+        assert!(processor_time(pid).unwrap() >= before);
+        assert!(resident_bytes(pid).unwrap() > 100_000);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_named() {
+        let error = processor_time(u32::MAX).unwrap_err();
+        assert!(matches!(error, AccountError::Gone { pid: u32::MAX }));
+    }
+
+    #[test]
+    fn resident_memory_is_read_in_kibibytes() {
+        assert_eq!(
+            resident_of("Name:\tx\nVmRSS:\t    1234 kB\n"),
+            Some(1_263_616)
+        );
+        assert_eq!(resident_of("Name:\tx\n"), None);
+    }
+}
