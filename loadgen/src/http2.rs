@@ -44,7 +44,7 @@ pub enum Http2Error {
     Http1,
     #[error("the port speaks TLS; only clear text is supported")]
     Tls,
-    #[error("the port does not speak HTTP/2: its first bytes are {first:02x?}")]
+    #[error("the port does not speak HTTP/2: its first bytes are `{}`", first.escape_ascii())]
     NotHttp2 { first: [u8; FRAME_HEADER_BYTES] },
     #[error("frame of type {kind} with {bytes} bytes exceeds the limit of {limit} bytes")]
     FrameTooLong { kind: u8, bytes: u32, limit: u32 },
@@ -466,7 +466,6 @@ mod tests {
             }
         }
         assert_eq!(events, 1, "the request is one our own server takes");
-        replies.splice(0..0, []);
         replies.extend_from_slice(&answers);
         let mut answer = Vec::new();
         let mut input = &replies[..];

@@ -236,7 +236,7 @@ fn difference(one: &[u8], other: &[u8]) -> Range<usize> {
         .filter(|(_, (a, b))| a != b)
         .map(|(at, _)| at);
     match differing.next() {
-        Some(first) => first..differing.last().unwrap_or(first) + 1,
+        Some(first) => first..differing.next_back().unwrap_or(first) + 1,
         None => 0..0,
     }
 }

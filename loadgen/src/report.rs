@@ -102,14 +102,19 @@ impl Report {
         }
         let is_own = self.loadgen.cores_used >= SATURATED * self.loadgen.workers as f64;
         let server = self.server.as_ref().and_then(|server| server.cores_used);
-        Some(match (is_own, server) {
-            (true, Some(cores)) if cores >= SATURATED => {
-                "both sides were busy all the time; more --cores would tell which is the limit"
+        let is_server = server.is_some_and(|cores| cores >= SATURATED);
+        Some(match (is_own, is_server) {
+            (true, true) => {
+                "both sides were busy all the time: more --cores would tell which is the limit"
             }
-            (true, _) => {
+            (true, false) => {
                 "the load generator was the limit, not the server: give it more --cores, or read nothing into the rate"
             }
-            (false, _) => "the load generator had time to spare: it was not the limit",
+            (false, true) => "the load generator had time to spare, the server had none",
+            (false, false) if server.is_some() => {
+                "neither side was busy all the time: waiting, or other work on their cores, was the limit"
+            }
+            (false, false) => "the load generator had time to spare: it was not the limit",
         })
     }
 }

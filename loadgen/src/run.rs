@@ -67,7 +67,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, RunError> {
         _ => return Err(failure.map_or(RunError::Interrupted, RunError::Worker)),
     };
     let cut_short = failure.map(|failure| failure.to_string());
-    let cut_short = cut_short.or(measured.cut_short.clone().map(str::to_owned));
+    let cut_short = cut_short.or(measured.cut_short.map(str::to_owned));
     Ok(run.report(total, set_up_time, measured, resident_before, cut_short))
 }
 
@@ -153,9 +153,11 @@ impl Run<'_> {
         measured.own = own
             .unwrap_or_default()
             .saturating_sub(own_before.unwrap_or_default());
+        // Of a server that has died, what is left in /proc is not its account. Memory is the first thing that goes.
         measured.server = server
             .zip(server_before)
-            .map(|(after, before)| after.saturating_sub(before));
+            .filter(|_| measured.resident_end.is_some())
+            .and_then(|(after, before)| after.checked_sub(before));
         self.drain();
         measured
     }

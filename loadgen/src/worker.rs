@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -213,11 +214,12 @@ pub struct Worker {
     last_ready: Instant,
     phase: Phase,
     sums: Sums,
+    /// As they were when measuring began, and what they grew by until it ended.
     at_measure: Sums,
-    latency: Histogram<u64>,
-    preimage: Preimage,
-    damaged: u64,
     measured: Sums,
+    latency: Histogram<u64>,
+    damaged: u64,
+    preimage: Preimage,
 }
 
 impl Worker {
@@ -260,10 +262,14 @@ impl Worker {
     /// Works until the coordinator says stop, or until something fails; then the others are told.
     pub fn run(mut self) -> WorkerReport {
         let failure = self.serve().err();
+        self.change_phase(Phase::Stop);
         if failure.is_some() {
             self.shared.failed.store(true, Ordering::Release);
+            // A thread that ends takes its processor time out of the process's account, which is still to be read.
+            while self.shared.phase() != Phase::Stop {
+                thread::sleep(TURN_WAIT);
+            }
         }
-        self.change_phase(Phase::Stop);
         WorkerReport {
             failure,
             latency: self.latency,
