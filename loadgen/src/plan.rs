@@ -319,3 +319,78 @@ impl Workload {
         shares
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::collections::HashSet;
+
+    fn plan(command: &str) -> Result<Plan, PlanError> {
+        let words = ["slim-loadgen"].into_iter().chain(command.split(' '));
+        Plan::new(&Args::parse_from(words), command.to_owned())
+    }
+
+    #[test]
+    fn every_receiver_hears_exactly_those_who_send_to_it() {
+        for command in [
+            "ping --pairs 3",
+            "stream --pairs 3",
+            "fanout --publishers 2 --subscribers 3",
+        ] {
+            let plan = plan(command).unwrap();
+            let clients: Vec<&Client> = plan.clients.iter().flatten().collect();
+            let (mut expected, mut heard) = (HashSet::new(), HashSet::new());
+            for client in &clients {
+                heard.extend(client.hears.clone().map(|sender| (sender, client.id)));
+                if let Some(flow) = client.role.flow() {
+                    assert_eq!(flow.sender, client.id);
+                    let receivers = clients
+                        .iter()
+                        .filter(|other| other.subscription == flow.destination);
+                    expected.extend(receivers.map(|receiver| (client.id, receiver.id)));
+                }
+            }
+            assert_eq!(heard, expected, "{command}");
+            assert!(!heard.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_client_has_a_name_and_a_link_of_its_own() {
+        let plan = plan("connect --connections 100").unwrap();
+        let names: HashSet<_> = plan
+            .clients
+            .iter()
+            .flatten()
+            .map(|c| c.name.to_string())
+            .collect();
+        let links: HashSet<_> = plan.clients.iter().flatten().map(|c| c.link_id).collect();
+        assert_eq!((names.len(), links.len()), (100, 100));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_the_number() {
+        let refusal = |command| plan(command).unwrap_err();
+        assert_eq!(
+            refusal("ping --payload 23"),
+            PlanError::Payload { bytes: 23 }
+        );
+        assert_eq!(
+            refusal("ping --pairs 0"),
+            PlanError::Zero { option: "pairs" }
+        );
+        assert_eq!(
+            refusal("ping --in-flight 0"),
+            PlanError::Zero {
+                option: "in-flight"
+            }
+        );
+        assert_eq!(
+            refusal("stream --pairs 600000"),
+            PlanError::Clients { clients: 1_200_000 }
+        );
+        let core = refusal("ping --cores 100000");
+        assert!(matches!(core, PlanError::Core { core: 100_000, .. }));
+    }
+}

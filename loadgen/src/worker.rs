@@ -586,3 +586,38 @@ fn ended(slot: &Slot, error: Option<io::Error>) -> WorkerError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(sent: &[(u32, u64)], seen: &[(u32, &[u64])]) -> WorkerReport {
+        let ledger = |sequences: &[u64]| {
+            let mut ledger = Ledger::default();
+            sequences.iter().for_each(|sequence| ledger.note(*sequence));
+            ledger
+        };
+        WorkerReport {
+            sent: sent.to_vec(),
+            received: seen
+                .iter()
+                .map(|(sender, sequences)| (*sender, ledger(sequences)))
+                .collect(),
+            ..WorkerReport::blank()
+        }
+    }
+
+    #[test]
+    fn faults_are_found_across_workers() {
+        // The senders 0 and 1 are on one worker, their receivers on another; one never hears of 1.
+        let mut total = report(&[(0, 3), (1, 2)], &[]);
+        total.merge(report(&[], &[(0, &[0, 2, 2]), (1, &[1, 0]), (1, &[])]));
+        let faults = Faults {
+            lost: 1 + 2,
+            duplicated: 1,
+            reordered: 1,
+            damaged: 0,
+        };
+        assert_eq!(total.faults(), faults);
+    }
+}

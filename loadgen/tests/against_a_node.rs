@@ -1,0 +1,224 @@
+//! Whole runs: against our own router, in this process, and against what is not a node.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use slim_loadgen::args::Args;
+use slim_loadgen::http2::Http2Error;
+use slim_loadgen::ledger::Faults;
+use slim_loadgen::link::LinkError;
+use slim_loadgen::plan::Plan;
+use slim_loadgen::report::Report;
+use slim_loadgen::run::{RunError, run};
+use slim_loadgen::worker::WorkerError;
+use slim_router::Router;
+use slim_router::config::Config;
+
+/// A router of two shards, so that both halves of a pair may be on different ones.
+struct Node {
+    router: Router,
+    target: String,
+}
+
+impl Node {
+    fn listening_on(address: &str) -> Self {
+        let args = slim_router::args::Args {
+            listen: vec![address.parse().unwrap()],
+            shards: "2".parse().ok(),
+            ..Default::default()
+        };
+        let router = Router::start(Config::load(&args, &|_| None).unwrap()).unwrap();
+        let target = router.addresses().first().unwrap().to_string();
+        Self { router, target }
+    }
+
+    fn start() -> Self {
+        Self::listening_on("127.0.0.1:0")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.router.drain();
+        let _ = self.router.wait_drained(Duration::from_secs(5));
+    }
+}
+
+fn plan(target: &str, command: &str) -> Plan {
+    let words = ["slim-loadgen"].into_iter().chain(command.split(' '));
+    let args = Args::parse_from(words.chain(["--target", target]));
+    Plan::new(&args, command.to_owned()).unwrap()
+}
+
+fn measure(target: &str, command: &str) -> Result<Report, RunError> {
+    run(&plan(target, command), &AtomicBool::new(false))
+}
+
+/// Runs for a moment: messages went through the node, and all of them arrived once and in order. How many it were while
+/// measuring is not asked: on a busy machine a moment may pass without one.
+fn all_arrives(node: &Node, command: &str) {
+    let before = node.router.counters().messages_received;
+    let command = format!("{command} --duration 200ms --warm-up 50ms");
+    let report = measure(&node.target, &command).unwrap();
+    assert_eq!(report.cut_short, None, "{command}");
+    assert_eq!(report.faults, Faults::default(), "{command}");
+    assert!(
+        node.router.counters().messages_received > before,
+        "{command}"
+    );
+}
+
+#[test]
+fn every_workload_arrives_once_and_in_order() {
+    let node = Node::start();
+    all_arrives(&node, "ping --pairs 5");
+    all_arrives(&node, "ping --pairs 2 --in-flight 7 --payload 24");
+    all_arrives(&node, "stream --pairs 3");
+    all_arrives(&node, "fanout --publishers 3 --subscribers 5");
+}
+
+#[test]
+fn messages_larger_than_a_frame_and_than_a_window_arrive() {
+    let node = Node::start();
+    all_arrives(&node, "ping --pairs 2 --payload 40000");
+    all_arrives(&node, "ping --pairs 1 --payload 3000000");
+    all_arrives(&node, "stream --pairs 2 --payload 100000");
+}
+
+#[test]
+fn two_workers_share_one_run() {
+    let node = Node::start();
+    let core = core_affinity::get_core_ids().unwrap().first().unwrap().id;
+    all_arrives(&node, &format!("ping --pairs 5 --cores {core},{core}"));
+    let fanout = "fanout --publishers 2 --subscribers 3";
+    all_arrives(&node, &format!("{fanout} --cores {core},{core}"));
+}
+
+#[test]
+fn a_unix_socket_is_a_target() {
+    let path = std::env::temp_dir().join(format!("slim-loadgen-{}.sock", std::process::id()));
+    let node = Node::listening_on(&format!("unix://{}", path.display()));
+    all_arrives(&node, "ping --pairs 2");
+}
+
+#[test]
+fn idle_connections_are_counted_and_the_servers_memory_read() {
+    let node = Node::start();
+    let pid = std::process::id();
+    let command = format!("connect --connections 50 --hold 100ms --server-pid {pid}");
+    let report = measure(&node.target, &command).unwrap();
+    assert_eq!(report.set_up.connections, 50);
+    assert!(report.traffic.is_none());
+    let server = report.server.unwrap();
+    assert!(server.resident_bytes_ready.unwrap() > 0);
+    assert!(server.cores_used.is_some());
+}
+
+#[test]
+fn a_node_that_ends_in_mid_run_leaves_a_partial_report() {
+    let node = Node::start();
+    let plan = plan(&node.target, "ping --pairs 4 --duration 60s --warm-up 0s");
+    let report = thread::scope(|scope| {
+        let report = scope.spawn(|| run(&plan, &AtomicBool::new(false)));
+        while node.router.counters().messages_received < 1_000 {
+            thread::yield_now();
+        }
+        node.router.drain();
+        report.join().unwrap()
+    })
+    .unwrap();
+    assert!(
+        report
+            .cut_short
+            .unwrap()
+            .contains("the server ended the stream")
+    );
+    assert!(report.traffic.unwrap().delivered > 0);
+}
+
+#[test]
+fn an_interrupted_run_reports_what_it_has() {
+    let node = Node::start();
+    let plan = plan(&node.target, "stream --pairs 1 --duration 60s --warm-up 0s");
+    let interrupted = AtomicBool::new(false);
+    let report = thread::scope(|scope| {
+        let report = scope.spawn(|| run(&plan, &interrupted));
+        while node.router.counters().messages_received < 1_000 {
+            thread::yield_now();
+        }
+        interrupted.store(true, Ordering::Relaxed);
+        report.join().unwrap()
+    })
+    .unwrap();
+    assert_eq!(report.cut_short.as_deref(), Some("interrupted"));
+    assert_eq!(report.faults, Faults::default());
+}
+
+/// What a run says of a port that answers every connection with `answer` and closes it.
+fn against(answer: &'static [u8]) -> RunError {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.write_all(answer);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            // Read to the end: closing with unread bytes would reset, and the answer might never arrive.
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    measure(&target, "ping --pairs 1").unwrap_err()
+}
+
+fn link_error(error: RunError) -> LinkError {
+    match error {
+        RunError::Worker(WorkerError::Link { error, .. }) => error,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_port_that_is_no_node_is_told_from_a_node() {
+    let http1 = link_error(against(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    assert!(
+        matches!(http1, LinkError::Http2(Http2Error::Http1)),
+        "{http1}"
+    );
+    let other = link_error(against(b"INFO {\"server_id\":\"x\"}\r\n"));
+    assert!(
+        matches!(other, LinkError::Http2(Http2Error::NotHttp2 { .. })),
+        "{other}"
+    );
+    let closed = link_error(against(b""));
+    let during = "the HTTP/2 handshake";
+    assert!(
+        matches!(closed, LinkError::Closed { during: at } if at == during),
+        "{closed}"
+    );
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_named() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let error = measure(&free.to_string(), "ping --pairs 1").unwrap_err();
+    assert!(
+        matches!(error, RunError::Worker(WorkerError::Connect { .. })),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&free.to_string()));
+    let path = PathBuf::from("/nonexistent/slim.sock");
+    let error = measure(&format!("unix://{}", path.display()), "ping --pairs 1").unwrap_err();
+    assert!(
+        error.to_string().contains("/nonexistent/slim.sock"),
+        "{error}"
+    );
+}
