@@ -84,6 +84,8 @@ pub struct ClientConnection {
     uncredited_bytes: u32,
     settings_seen: bool,
     opened: bool,
+    /// The server's half is over; told after the last DATA has been.
+    ended: bool,
 }
 
 /// A frame whose header has been read.
@@ -136,6 +138,7 @@ impl ClientConnection {
             uncredited_bytes: 0,
             settings_seen: false,
             opened: false,
+            ended: false,
         }
     }
 
@@ -148,6 +151,9 @@ impl ClientConnection {
         control: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, Http2Error> {
         loop {
+            if self.ended {
+                return Err(Http2Error::Ended);
+            }
             let Some(frame) = self.frame else {
                 if !self.read_header(input, control)? {
                     return Ok(None);
@@ -282,13 +288,9 @@ impl ClientConnection {
             frame.padding_bytes -= skipped as u32;
             frame.left_bytes -= skipped as u32;
         }
-        let ended = frame.left_bytes == 0 && frame.flags & END_STREAM != 0;
+        self.ended = frame.left_bytes == 0 && frame.flags & END_STREAM != 0;
         self.frame = (frame.left_bytes > 0).then_some(frame);
-        match content {
-            [] if ended => Err(Http2Error::Ended),
-            [] => Ok(None),
-            content => Ok(Some(Event::Data(content))),
-        }
+        Ok((!content.is_empty()).then_some(Event::Data(content)))
     }
 
     /// Gathers the payload of a control frame. Returns whether it is whole.
@@ -505,6 +507,42 @@ mod tests {
             }
             assert_eq!(content, b"hello world!", "{piece_bytes}");
             assert_eq!(&control[FRAME_HEADER_BYTES..], b"12345678");
+        }
+    }
+
+    #[test]
+    fn the_last_data_is_delivered_before_the_end_is_told() {
+        let mut stream = Vec::new();
+        append(&mut stream, DATA, END_STREAM, STREAM, b"last");
+        let (mut client, mut input) = (opened().0, &stream[..]);
+        let mut next = || client.next_event(&mut input, &mut Vec::new());
+        assert_eq!(next(), Ok(Some(Event::Data(b"last"))));
+        assert_eq!(next(), Err(Http2Error::Ended));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_frames_never_panic(
+            frames in proptest::collection::vec(
+                (0..11_u8, proptest::num::u8::ANY, 0..3_u32, proptest::collection::vec(proptest::num::u8::ANY, 0..40)),
+                0..8,
+            ),
+            cut_bytes in 1_usize..64,
+        ) {
+            let mut stream = Vec::new();
+            for (kind, flags, id, payload) in &frames {
+                append(&mut stream, *kind, *flags, *id, payload);
+            }
+            let (mut client, mut control) = opened();
+            'stream: for mut piece in stream.chunks(cut_bytes) {
+                loop {
+                    match client.next_event(&mut piece, &mut control) {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => break 'stream,
+                    }
+                }
+            }
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Link {
     dialer: Dialer,
     name: Name,
     subscription: Name,
+    /// For the Subscribe.
+    token: String,
     mac: Option<LinkMac>,
     outgoing: Outgoing,
 }
@@ -77,13 +79,23 @@ struct Outgoing {
     in_flight: bool,
 }
 
+/// Of the one subscription. Not zero, so that it is acknowledged (dataplane 4.7).
+const SUBSCRIPTION_ID: u64 = 1;
+
 /// Where the messages begin in `Outgoing::data`.
 const DATA_START: usize = FRAME_HEADER_BYTES;
 
 impl Link {
     /// - `link_id`: unique among the links of the node.
     /// - `name`: who the client is; `subscription`: what it subscribes to.
-    pub fn open(authority: &str, link_id: String, name: Name, subscription: Name) -> Self {
+    /// - `token`: the identity that it subscribes with.
+    pub fn open(
+        authority: &str,
+        link_id: String,
+        name: Name,
+        subscription: Name,
+        token: String,
+    ) -> Self {
         let mut control = Vec::with_capacity(512);
         let http2 = ClientConnection::open(authority, &mut control);
         let node_id = format!("loadgen-{link_id}");
@@ -102,6 +114,7 @@ impl Link {
             },
             name,
             subscription,
+            token,
             mac: None,
             outgoing: Outgoing {
                 control,
@@ -117,14 +130,13 @@ impl Link {
     pub fn next_arrival<'a>(
         &mut self,
         input: &mut Arrival<'a>,
-        token: &str,
     ) -> Result<Option<Arrived<'a>>, LinkError> {
         loop {
             while let Some(message) = self.deframer.next_message(&mut input.content)? {
                 if matches!(self.stage, Stage::Ready) {
                     return Ok(Some(Arrived::Message(message)));
                 }
-                if self.opening_message(message.as_ref(), token)? {
+                if self.opening_message(message.as_ref())? {
                     return Ok(Some(Arrived::Ready));
                 }
             }
@@ -144,15 +156,21 @@ impl Link {
     }
 
     /// A message before the link is ready. Returns whether it is now.
-    fn opening_message(&mut self, message: &[u8], token: &str) -> Result<bool, LinkError> {
+    fn opening_message(&mut self, message: &[u8]) -> Result<bool, LinkError> {
         match std::mem::replace(&mut self.stage, Stage::Opening) {
             Stage::Negotiating(dialing) => {
                 let established = dialing.complete(message)?;
                 self.mac = established
                     .key
                     .map(|key| LinkMac::new(&key, &established.link_id));
-                let request =
-                    subscribe(&self.name, &self.subscription, 1, token, self.mac.as_ref());
+                let token = std::mem::take(&mut self.token);
+                let request = subscribe(
+                    &self.name,
+                    &self.subscription,
+                    SUBSCRIPTION_ID,
+                    &token,
+                    self.mac.as_ref(),
+                );
                 self.push(&request);
                 self.stage = Stage::Subscribing;
                 Ok(false)
@@ -265,7 +283,7 @@ impl Link {
 }
 
 fn push_chunk(list: &mut SendBuffers, bytes: Vec<u8>) {
-    // Three chunks at most, and a list takes a thousand.
+    // Two chunks at most, control and data, and a list takes a thousand.
     let refused = list.push_owned(bytes);
     debug_assert!(refused.is_ok());
 }

@@ -358,6 +358,7 @@ impl Worker {
                 link_id,
                 client.name.clone(),
                 client.subscription.clone(),
+                self.shared.tokens.first().cloned().unwrap_or_default(),
             );
             if let Some(slot) = self.slot_of_socket.get_mut(socket.index() as usize) {
                 *slot = index;
@@ -451,10 +452,8 @@ impl Worker {
 
     fn received(&mut self, index: usize, bytes: &[u8]) -> Result<(), LinkError> {
         let now_ns = self.now_ns();
-        let shared = Arc::clone(&self.shared);
-        let token = shared.tokens.first().map_or("", String::as_str);
         let mut arrival = Arrival::new(bytes);
-        while let Some(arrived) = self.slots[index].link.next_arrival(&mut arrival, token)? {
+        while let Some(arrived) = self.slots[index].link.next_arrival(&mut arrival)? {
             match arrived {
                 Arrived::Ready => self.ready(index),
                 Arrived::Message(message) => self.message(index, message.as_ref(), now_ns),
