@@ -20,6 +20,18 @@ pub(crate) enum Operation {
     MessagePeer,
     /// Cancels everything, when the ring is dropped.
     CancelAll,
+    /// Sets TCP_QUICKACK of a socket. Completes only when it failed.
+    Acknowledge,
+}
+
+impl Operation {
+    /// Whether exactly one last completion comes, which the ring waits for before it lets go of anything.
+    pub(crate) fn always_completes(self) -> bool {
+        !matches!(
+            self,
+            Operation::Message | Operation::MessagePeer | Operation::Acknowledge
+        )
+    }
 }
 
 /// `operation: 8 bits | generation: 24 bits | index: 32 bits`, most significant first.
@@ -66,6 +78,7 @@ impl Tag {
             6 => Operation::Message,
             7 => Operation::MessagePeer,
             8 => Operation::CancelAll,
+            9 => Operation::Acknowledge,
             _ => return None,
         };
         Some(Tag {
@@ -92,6 +105,7 @@ mod tests {
             Message,
             MessagePeer,
             CancelAll,
+            Acknowledge,
         ] {
             for (index, generation) in [(0, 0), (u32::MAX, 0), (3, GENERATION_MASK), (9, u32::MAX)]
             {

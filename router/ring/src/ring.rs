@@ -47,8 +47,10 @@ pub struct RingCounters {
     pub buffers_exhausted: u64,
     /// Multishot receives armed again after they ended without an error.
     pub receives_rearmed: u64,
-    /// TCP acknowledgements asked for, one system call each.
+    /// TCP acknowledgements asked for through the ring.
     pub acknowledgements: u64,
+    /// Those asked for by a system call each, because the kernel takes no socket options through the ring.
+    pub acknowledgement_calls: u64,
     /// System calls `accept4`: one a connection, and one more each time to learn that no further one waits.
     pub accepts: u64,
     /// System calls `epoll_wait`: one each time the poll of the listeners completed.

@@ -75,6 +75,9 @@ pub struct Features {
     pub ring_messages: bool,
     /// Waiting is not accounted as waiting for a disk (IORING_ENTER_NO_IOWAIT, Linux 6.15).
     pub no_iowait: bool,
+    /// Socket options are set through the ring (SOCKET_URING_OP_SETSOCKOPT, Linux 6.7). No probe tells; the first refusal
+    /// does.
+    pub socket_commands: bool,
 }
 
 /// Set-ups in order of preference. A flag the kernel does not know is EINVAL, and then the next one is tried.
@@ -179,6 +182,7 @@ fn inspect(uring: IoUring, tier: Tier) -> Result<(IoUring, Features), RingError>
         cooperative_task_work: tier.cooperative,
         ring_messages: probe.is_supported(opcode::MsgRingData::CODE),
         no_iowait: parameters.is_feature_no_iowait(),
+        socket_commands: probe.is_supported(opcode::SetSockOpt::CODE),
     };
     Ok((uring, features))
 }

@@ -18,8 +18,7 @@ impl Ring {
             return None;
         };
         let more = cqueue::more(completion.flags());
-        let counted = !matches!(tag.operation, Operation::Message | Operation::MessagePeer);
-        if counted && !more {
+        if tag.operation.always_completes() && !more {
             self.in_flight -= 1;
         }
         let result = completion.result();
@@ -39,6 +38,10 @@ impl Ring {
             Operation::Message => Some(Event::Woken),
             Operation::MessagePeer => self.message_failed(tag),
             Operation::CancelAll => None,
+            Operation::Acknowledge => {
+                self.acknowledge_failed(result);
+                None
+            }
         }
     }
 

@@ -70,8 +70,7 @@ impl Ring {
         let Some(tag) = Tag::from_u64(completion.user_data()) else {
             return;
         };
-        let counted = !matches!(tag.operation, Operation::Message | Operation::MessagePeer);
-        if counted && !cqueue::more(completion.flags()) {
+        if tag.operation.always_completes() && !cqueue::more(completion.flags()) {
             self.in_flight -= 1;
         }
         if tag.operation == Operation::MessagePeer {

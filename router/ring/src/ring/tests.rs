@@ -139,3 +139,62 @@ fn dropping_a_ring_leaves_nothing_with_the_kernel() {
     assert!(ring.let_go());
     assert_eq!(ring.in_flight, 0);
 }
+
+/// Segments that `stream` has sent and its peer has not acknowledged.
+fn unacknowledged(stream: &TcpStream) -> u32 {
+    // SAFETY: all of tcp_info is numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`; both outlive the call.
+    let answer = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            std::ptr::from_mut(&mut info).cast(),
+            &mut length,
+        )
+    };
+    assert_eq!(answer, 0);
+    info.tcpi_unacked
+}
+
+#[test]
+fn what_was_received_is_acknowledged_when_asked_for_by_ring_and_by_call() {
+    for socket_commands in [true, false] {
+        let mut ring = Ring::new(CONFIG).unwrap();
+        ring.features.socket_commands &= socket_commands;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = ring.adopt(listener.accept().unwrap().0.into()).unwrap();
+        let mut put_off = 0;
+        for _ in 0..50 {
+            // Question and answer make the kernel put acknowledgements off, to send them with the next answer.
+            for _ in 0..2 {
+                theirs.write_all(b"question").unwrap();
+                wait_for(&mut ring, |event| matches!(event, Event::Received { .. }));
+                let mut buffers = SendBuffers::new();
+                buffers.push_owned(b"answer".to_vec()).unwrap();
+                ring.send(socket, buffers);
+                wait_for(&mut ring, |event| matches!(event, Event::Sent { .. }));
+                theirs.read_exact(&mut [0; 6]).unwrap();
+            }
+            theirs.write_all(b"no answer").unwrap();
+            wait_for(&mut ring, |event| matches!(event, Event::Received { .. }));
+            put_off += u32::from(unacknowledged(&theirs) > 0);
+            ring.acknowledge(socket);
+            ring.turn(None).unwrap();
+            assert_eq!(unacknowledged(&theirs), 0);
+        }
+        assert!(
+            put_off > 0,
+            "the kernel never put one off, so this showed nothing"
+        );
+        let counters = ring.counters();
+        assert_eq!(
+            counters.acknowledgements + counters.acknowledgement_calls,
+            50
+        );
+        assert!(socket_commands || counters.acknowledgement_calls == 50);
+    }
+}
