@@ -136,6 +136,9 @@ struct Entry {
     view: View,
     /// Turns through members and shards, so that anycast reaches all of them.
     rotation: u32,
+    /// Turns through this shard's members for what other shards routed here. One turn for both would be fair to nobody:
+    /// what arrives would decide which turns are left for this shard's own publishers.
+    rotation_arrived: u32,
     /// Changes of this name by this shard that are not visible everywhere yet.
     unsettled: u32,
 }
@@ -146,6 +149,7 @@ impl Default for Entry {
             members: Members::default(),
             view: View::Unknown,
             rotation: 0,
+            rotation_arrived: 0,
             unsettled: 0,
         }
     }
@@ -302,8 +306,8 @@ impl Routes {
         match fanout {
             Fanout::All => entry.members.all(&mut delivery.local),
             Fanout::One => {
-                entry.rotation = entry.rotation.wrapping_add(1);
-                if let Some(slot) = entry.members.any(entry.rotation) {
+                entry.rotation_arrived = entry.rotation_arrived.wrapping_add(1);
+                if let Some(slot) = entry.members.any(entry.rotation_arrived) {
                     delivery.local.push(slot);
                 }
             }

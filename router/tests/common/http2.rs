@@ -301,6 +301,14 @@ impl Http2 {
         .unwrap();
     }
 
+    /// Disappears: the router is sent RST, and what it had under way to this side is lost. TCP only.
+    pub fn reset(self) {
+        if let Socket::Tcp(socket) = self.socket {
+            let at_once = Some(Duration::ZERO);
+            socket2::SockRef::from(&socket).set_linger(at_once).unwrap();
+        }
+    }
+
     /// The next frame, whatever it is; `None` when the router has closed.
     pub fn next_frame(&mut self) -> Option<Frame> {
         self.read_frame(Instant::now() + PATIENCE)
