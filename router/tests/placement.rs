@@ -5,7 +5,6 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -577,4 +576,372 @@ fn churn(shards: u16, fan: Fan) {
         );
     }
     nothing_lost_but(&router, &[]);
+}
+
+// --- a connection that disappears ---
+
+#[test]
+fn a_connection_that_disappears_takes_its_names_along_and_costs_the_others_nothing() {
+    const MESSAGES: usize = 1_000;
+    for shards in [2, 4, 8] {
+        let router = TestRouter::start(shards);
+        let group = name("group");
+        let gone = [name("gone"), id_name("gone", 1)];
+        let mut victim = router.connect();
+        victim.subscribe(&group);
+        victim.subscribe(&gone[1]);
+        let mut others: Vec<_> = (0..2 * shards).map(|_| router.connect()).collect();
+        for other in &mut others {
+            other.subscribe(&group);
+        }
+        let mut publisher = router.connect_on(shards - 1);
+        // Every shard knows the names: those copies must go, too.
+        let mut probes: Vec<_> = (0..shards).map(|_| router.connect()).collect();
+        for probe in &mut probes {
+            for name in &gone {
+                probe.publish(name, b"are you there?");
+                victim.expect_blob(b"are you there?");
+            }
+        }
+        let open = router.count("connections_open");
+        thread::scope(|scope| {
+            for other in &mut others {
+                scope.spawn(|| expect_numbers(other, 0..MESSAGES));
+            }
+            let (reset, was_reset) = mpsc::channel();
+            let (group, publisher) = (&group, &mut publisher);
+            scope.spawn(move || {
+                for number in 0..MESSAGES {
+                    if number == MESSAGES / 2 {
+                        was_reset.recv_timeout(PATIENCE).unwrap();
+                    }
+                    publisher.publish_to_all(group, &numbered(0, number, 200));
+                }
+            });
+            expect_numbers(&mut victim, 0..MESSAGES / 4);
+            victim.http2.reset();
+            reset.send(()).unwrap();
+        });
+        router.await_fall("connections_open", open - 1);
+        for probe in &mut probes {
+            for name in &gone {
+                await_no_route(&router, probe, name);
+            }
+        }
+        let on_their_way = router.count("dropped_receiver_left");
+        let no_route = router.count("dropped_no_route");
+        nothing_lost_but(
+            &router,
+            &[
+                ("dropped_receiver_left", on_their_way),
+                ("dropped_no_route", no_route),
+            ],
+        );
+    }
+}
+
+#[track_caller]
+fn expect_numbers(client: &mut Client, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let publication = client.next_publication();
+        assert_eq!(number_of(publication.blob()).1, number);
+    }
+}
+
+/// Publishes to nobody until this shard knows that there is nobody: no ack tells when a lost connection is forgotten.
+fn await_no_route(router: &TestRouter, probe: &mut Client, name: &Name) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let no_route = router.count("dropped_no_route");
+        let too_late = router.count("dropped_receiver_left");
+        probe.publish(name, b"are you there?");
+        while router.count("dropped_no_route") == no_route {
+            assert!(Instant::now() < deadline, "{}", router.counters());
+            if router.count("dropped_receiver_left") > too_late {
+                break;
+            }
+            thread::yield_now();
+        }
+        if router.count("dropped_no_route") > no_route {
+            return;
+        }
+    }
+}
+
+// --- back-pressure ---
+
+/// What may be between a publisher and a receiver that does not read, in bytes: the receiver's window, its egress, and for
+/// each publisher its receive window, an outbox and a full lane.
+fn under_way_bytes_max(publishers: usize, message_bytes: usize) -> usize {
+    let lane = limits::MESH_LANE_PARCELS * (limits::MESH_PARCEL_BYTES + message_bytes);
+    let publisher = limits::RECEIVE_WINDOW_BYTES as usize + limits::MESH_OUTBOX_BYTES + lane;
+    CLIENT_WINDOW_BYTES + limits::EGRESS_SOFT_BYTES + publishers * publisher
+}
+
+/// SETTINGS_INITIAL_WINDOW_SIZE of existing clients (dataplane 1.3).
+const CLIENT_WINDOW_BYTES: usize = 2_097_152;
+
+#[test]
+fn a_slow_receiver_on_another_shard_holds_its_publishers_and_loses_nothing() {
+    const PUBLISHERS: usize = 2;
+    const BYTES: usize = 16_000;
+    let bound = under_way_bytes_max(PUBLISHERS, BYTES);
+    // Twice as much as may be under way: the publishers cannot have sent all before the receiver has read half.
+    let messages = 2 * bound / BYTES / PUBLISHERS;
+    let router = TestRouter::start(4);
+    let to = name("slow");
+    let mut receiver = router.connect();
+    receiver.subscribe(&to);
+    // It reads little by little: the router gets credit for one message at a time once the first window is used up.
+    receiver.http2.returns_credit = false;
+    let mut publishers: Vec<_> = (0..PUBLISHERS).map(|_| router.connect()).collect();
+    let sent = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for (i, publisher) in publishers.iter_mut().enumerate() {
+            let (to, sent) = (&to, &sent);
+            scope.spawn(move || {
+                for number in 0..messages {
+                    publisher.publish(to, &numbered(i, number, BYTES));
+                    sent.fetch_add(BYTES as u64, Ordering::SeqCst);
+                }
+            });
+        }
+        await_at_least(&router, "publishers_held", 1);
+        let mut next = [0; PUBLISHERS];
+        let mut received = 0;
+        for _ in 0..PUBLISHERS * messages {
+            let publication = receiver.next_publication();
+            let (publisher, number) = number_of(publication.blob());
+            assert_eq!(number, next[publisher], "of publisher {publisher}");
+            next[publisher] += 1;
+            let under_way = sent.load(Ordering::SeqCst) as i64 - received;
+            assert!(under_way <= bound as i64, "{under_way} bytes under way");
+            received += BYTES as i64;
+            receiver.http2.return_credit();
+        }
+    });
+    nothing_lost_but(&router, &[]);
+}
+
+fn await_at_least(router: &TestRouter, counter: &str, value: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while router.count(counter) < value {
+        assert!(Instant::now() < deadline, "{}", router.counters());
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_stopped_receiver_on_another_shard_is_cut_and_costs_the_others_nothing() {
+    const MESSAGES: usize = 600;
+    const BYTES: usize = 16_000;
+    let router = TestRouter::start(4);
+    let group = name("group");
+    let mut stopped = router.connect();
+    stopped.subscribe(&group);
+    stopped.http2.returns_credit = false;
+    let mut others: Vec<_> = (0..3).map(|_| router.connect()).collect();
+    // One more on the shard of the stopped one.
+    others.push(router.connect());
+    for other in &mut others {
+        other.subscribe(&group);
+    }
+    let mut publisher = router.connect_on(3);
+    thread::scope(|scope| {
+        for other in &mut others {
+            scope.spawn(|| expect_numbers(other, 0..MESSAGES));
+        }
+        let mut number = 0;
+        while router.count("publishers_held") == 0 {
+            assert!(number < MESSAGES / 2, "{}", router.counters());
+            publisher.publish_to_all(&group, &numbered(0, number, BYTES));
+            number += 1;
+        }
+        // Its data waits, its answers do not.
+        assert!(publisher.http2.send_window() > 1_000);
+        publisher.subscribe(&name("other"));
+        assert_eq!(router.count("cut_slow_receiver"), 0, "the ack came late");
+        for number in number..MESSAGES {
+            publisher.publish_to_all(&group, &numbered(0, number, BYTES));
+        }
+    });
+    assert_eq!(router.count("cut_slow_receiver"), 1);
+    let mut received = 0;
+    loop {
+        match stopped.next() {
+            Inbound::Publication(publication) => {
+                assert_eq!(number_of(publication.blob()).1, received);
+                received += 1;
+            }
+            Inbound::Other(Event::Closed) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let waited = router.count("dropped_slow_receiver");
+    assert!(waited > 0 && received + waited as usize <= MESSAGES);
+    // On its way between the shards when the receiver was cut.
+    let left = router.count("dropped_receiver_left");
+    nothing_lost_but(
+        &router,
+        &[
+            ("cut_slow_receiver", 1),
+            ("dropped_slow_receiver", waited),
+            ("dropped_receiver_left", left),
+        ],
+    );
+}
+
+#[test]
+fn an_ack_passes_the_data_that_waits_for_the_same_client() {
+    const BYTES: usize = 16_000;
+    let router = TestRouter::start(2);
+    let to = name("slow");
+    let mut receiver = router.connect();
+    receiver.subscribe(&to);
+    receiver.http2.returns_credit = false;
+    let mut publisher = router.connect();
+    let mut sent = 0;
+    while router.count("publishers_held") == 0 {
+        assert!(sent < 1_000, "{}", router.counters());
+        publisher.publish(&to, &numbered(0, sent, BYTES));
+        sent += 1;
+    }
+    receiver.send(&subscribe(&name("other"), 77));
+    router.await_count("subscriptions_acknowledged", 2);
+    let mut received = 0;
+    loop {
+        match receiver.next() {
+            Inbound::Publication(publication) => {
+                assert_eq!(number_of(publication.blob()).1, received);
+                received += 1;
+            }
+            Inbound::Ack(ack) => break assert_eq!((ack.subscription_id, ack.success), (77, true)),
+            other => panic!("{other:?}"),
+        }
+        receiver.http2.return_credit();
+    }
+    // The first window's messages had gone already, and one was half sent.
+    assert!(
+        received <= CLIENT_WINDOW_BYTES / BYTES + 1,
+        "{received} of {sent}"
+    );
+    for number in received..sent {
+        let publication = receiver.next_publication();
+        assert_eq!(number_of(publication.blob()).1, number);
+        receiver.http2.return_credit();
+    }
+    nothing_lost_but(&router, &[]);
+}
+
+// --- where connections go ---
+
+/// A fan-out counts every other shard that it goes to: so a group whose members are all on the sender's own shard shows.
+#[test]
+fn connections_are_spread_evenly_over_the_shards() {
+    const SHARDS: usize = 8;
+    let router = TestRouter::start(SHARDS as u16);
+    let mut clients: Vec<_> = (0..64).map(|_| router.connect()).collect();
+    let group = |i: usize| name(&format!("group-{}", i % SHARDS));
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.subscribe(&group(i));
+    }
+    for sender in 0..SHARDS {
+        for to in 0..SHARDS {
+            let before = router.count("messages_meshed");
+            clients[sender].publish_to_all(&group(to), b"where are you?");
+            for (i, client) in clients.iter_mut().enumerate() {
+                if i % SHARDS == to && i != sender {
+                    client.expect_blob(b"where are you?");
+                }
+            }
+            let meshed = router.count("messages_meshed") - before;
+            assert_eq!(meshed, u64::from(sender != to), "{sender} to {to}");
+        }
+    }
+    nothing_lost_but(&router, &[]);
+}
+
+// --- restart and drain ---
+
+/// Sets a flag when a test is through, also when it fails: threads that wait for it must not go on for ever.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_router_starts_again_at_once_on_the_port_where_another_has_just_stopped_in_the_middle_of_traffic()
+ {
+    let mut address = ([127, 0, 0, 1], 0).into();
+    for shards in [4, 2, 8, 4] {
+        let router = TestRouter::start_with(shards, |config| {
+            config.listeners = vec![ListenerConfig::new(ListenAddress::Tcp(address))];
+        });
+        address = router.address();
+        let mut receiver = router.connect();
+        receiver.subscribe(&name("app"));
+        let mut publisher = router.connect();
+        let stopped = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let stopped = &stopped;
+            let _stops = Sets(stopped);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !stopped.load(Ordering::SeqCst) {
+                    publisher.publish(&name("app"), &numbered(0, number, 100));
+                    number += 1;
+                }
+            });
+            expect_numbers(&mut receiver, 0..100);
+            drop(router);
+        });
+    }
+}
+
+#[test]
+fn a_drain_under_traffic_closes_listeners_first_and_ends_every_link_with_status_0() {
+    for shards in [2, 4, 8] {
+        let router = TestRouter::start(shards);
+        let address = router.address();
+        let group = name("group");
+        let mut receivers: Vec<_> = (0..2 * shards).map(|_| router.connect()).collect();
+        for receiver in &mut receivers {
+            receiver.subscribe(&group);
+        }
+        let publishers: Vec<_> = (0..2).map(|_| router.connect()).collect();
+        let drained = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (group, drained) = (&group, &drained);
+            let _drained = Sets(drained);
+            for mut publisher in publishers {
+                scope.spawn(move || {
+                    let mut number = 0;
+                    while !drained.load(Ordering::SeqCst) {
+                        publisher.publish_to_all(group, &numbered(0, number, 100));
+                        number += 1;
+                    }
+                    publisher.expect_status(0);
+                });
+            }
+            let readers: Vec<_> = receivers
+                .into_iter()
+                .map(|mut receiver| {
+                    scope.spawn(move || {
+                        receiver.expect_status(0);
+                        let error = TcpStream::connect(address).expect_err("listeners go first");
+                        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+                    })
+                })
+                .collect();
+            await_at_least(&router, "messages_delivered", 1_000);
+            router.router().drain();
+            for reader in readers {
+                reader.join().unwrap();
+            }
+        });
+        router.router().wait_drained(PATIENCE).unwrap();
+    }
 }
