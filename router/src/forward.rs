@@ -139,7 +139,7 @@ impl Core {
             Pushed::Pressed => {
                 self.counters.messages_delivered.add(1);
                 if target.egress.pressed_since().is_none() {
-                    self.pressed.push(receiver);
+                    self.pressed.push((receiver, self.now));
                 }
                 target.egress.press(publisher, self.now)
             }

@@ -76,8 +76,9 @@ pub struct Core {
     pub delivery: Delivery,
     /// Connections that have something to send at the end of the turn.
     pub dirty: Vec<Slot>,
-    /// Receivers above the soft mark.
-    pub pressed: Vec<Slot>,
+    /// Receivers above the soft mark, and since when. Each time counts: what does not agree with the receiver's own time
+    /// is of an earlier one, and over.
+    pub pressed: Vec<(Slot, Instant)>,
     /// Publishers one of whose holds has ended.
     pub released: Vec<Slot>,
     /// Publishers none of whose holds is left.
@@ -722,14 +723,14 @@ impl Core {
     /// Cuts receivers that have been above the mark for longer than the grace time.
     fn sweep_pressed(&mut self) {
         let mut pressed = std::mem::take(&mut self.pressed);
-        pressed.retain(|slot| {
+        pressed.retain(|(slot, pressed_at)| {
             let Some(connection) = self.connections.get_mut(*slot) else {
                 return false;
             };
-            let Some(since) = connection.egress.pressed_since() else {
+            if connection.egress.pressed_since() != Some(*pressed_at) {
                 return false;
-            };
-            if self.now.duration_since(since) < limits::EGRESS_GRACE {
+            }
+            if self.now.duration_since(*pressed_at) < limits::EGRESS_GRACE {
                 return true;
             }
             let end = End::Slow {
