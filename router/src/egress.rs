@@ -12,8 +12,8 @@
 //! shared with all its receivers, in slices between our frame headers.
 //!
 //! Bytes are counted from push until the kernel has them. Above [`limits::EGRESS_SOFT_BYTES`] the receiver is
-//! *pressed*: publishers that reach it are held. It is relieved below [`limits::EGRESS_LOW_BYTES`], or cut after
-//! [`limits::EGRESS_GRACE`].
+//! *pressed*: publishers that reach it are held. It is relieved below [`limits::EGRESS_LOW_BYTES`], or cut when it has
+//! read less than that within [`limits::EGRESS_GRACE`].
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
@@ -53,8 +53,12 @@ pub struct Egress {
     sending_bytes: usize,
     sending_messages: u32,
     sending: bool,
+    /// Bytes that the kernel has taken since the beginning.
+    taken_bytes: u64,
     waiting: Option<Box<Waiting>>,
     pressed: Option<Box<Pressed>>,
+    /// The shard looks at it, for it is or was pressed.
+    pub listed: bool,
 }
 
 /// The DATA frame at the end of `tail` that the next message may still join.
@@ -87,7 +91,10 @@ impl Queued {
 }
 
 struct Pressed {
+    /// When it was pressed, or last found to have read on.
     since: Instant,
+    /// [`Egress::taken_bytes`] at that time.
+    taken_bytes: u64,
     publishers: HashSet<ConnectionId, ahash::RandomState>,
 }
 
@@ -412,6 +419,7 @@ impl Egress {
     /// The send that [`Egress::take`] began is done.
     pub fn sent(&mut self) {
         self.sending = false;
+        self.taken_bytes += self.sending_bytes as u64;
         self.sending_bytes = 0;
         self.sending_messages = 0;
     }
@@ -425,17 +433,37 @@ impl Egress {
 
     /// Remembers that `publisher` must wait for this receiver. True if it was not waiting for it already.
     pub fn press(&mut self, publisher: ConnectionId, now: Instant) -> bool {
+        let taken_bytes = self.taken_bytes;
         let pressed = self.pressed.get_or_insert_with(|| {
             Box::new(Pressed {
                 since: now,
+                taken_bytes,
                 publishers: HashSet::default(),
             })
         });
         pressed.publishers.insert(publisher)
     }
 
-    pub fn pressed_since(&self) -> Option<Instant> {
-        self.pressed.as_ref().map(|pressed| pressed.since)
+    pub fn is_pressed(&self) -> bool {
+        self.pressed.is_some()
+    }
+
+    /// Whether a pressed receiver has used up its grace. One that took [`limits::EGRESS_LOW_BYTES`] meanwhile reads,
+    /// only slowly: it gets another, for its publishers wait and lose nothing. The largest message alone may take it
+    /// longer than one.
+    pub fn has_stopped(&mut self, now: Instant) -> bool {
+        let Some(pressed) = &mut self.pressed else {
+            return false;
+        };
+        if now.duration_since(pressed.since) < limits::EGRESS_GRACE {
+            return false;
+        }
+        if self.taken_bytes - pressed.taken_bytes < limits::EGRESS_LOW_BYTES as u64 {
+            return true;
+        }
+        pressed.since = now;
+        pressed.taken_bytes = self.taken_bytes;
+        false
     }
 
     /// The publishers that may go on, if this receiver has read enough.

@@ -138,8 +138,8 @@ impl Core {
             }
             Pushed::Pressed => {
                 self.counters.messages_delivered.add(1);
-                if target.egress.pressed_since().is_none() {
-                    self.pressed.push((receiver, self.now));
+                if !std::mem::replace(&mut target.egress.listed, true) {
+                    self.pressed.push(receiver);
                 }
                 target.egress.press(publisher, self.now)
             }

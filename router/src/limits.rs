@@ -57,7 +57,8 @@ pub const EGRESS_LOW_BYTES: usize = EGRESS_SOFT_BYTES / 2;
 /// What can arrive above the soft mark is one message from each publisher, and what was on its way between shards.
 pub const EGRESS_HARD_BYTES: usize = 67_108_864;
 
-/// How long a receiver may stay above the low mark. After it, what waits is dropped and counted and the receiver is cut.
+/// How long a receiver above the low mark may take to read [`EGRESS_LOW_BYTES`]. After it, what waits is dropped and
+/// counted and the receiver is cut.
 pub const EGRESS_GRACE: Duration = Duration::from_secs(2);
 
 /// Framed bytes that are made ready for one socket beyond what is being sent. The rest waits unframed, so that

@@ -76,9 +76,8 @@ pub struct Core {
     pub delivery: Delivery,
     /// Connections that have something to send at the end of the turn.
     pub dirty: Vec<Slot>,
-    /// Receivers above the soft mark, and since when. Each time counts: what does not agree with the receiver's own time
-    /// is of an earlier one, and over.
-    pub pressed: Vec<(Slot, Instant)>,
+    /// Receivers above the soft mark, and some that were; each once.
+    pub pressed: Vec<Slot>,
     /// Publishers one of whose holds has ended.
     pub released: Vec<Slot>,
     /// Publishers none of whose holds is left.
@@ -720,17 +719,18 @@ impl Core {
         }
     }
 
-    /// Cuts receivers that have been above the mark for longer than the grace time.
+    /// Cuts receivers above the mark that have stopped reading.
     fn sweep_pressed(&mut self) {
         let mut pressed = std::mem::take(&mut self.pressed);
-        pressed.retain(|(slot, pressed_at)| {
+        pressed.retain(|slot| {
             let Some(connection) = self.connections.get_mut(*slot) else {
                 return false;
             };
-            if connection.egress.pressed_since() != Some(*pressed_at) {
+            if !connection.egress.is_pressed() {
+                connection.egress.listed = false;
                 return false;
             }
-            if self.now.duration_since(*pressed_at) < limits::EGRESS_GRACE {
+            if !connection.egress.has_stopped(self.now) {
                 return true;
             }
             let end = End::Slow {
