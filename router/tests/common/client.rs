@@ -39,7 +39,7 @@ pub struct Client {
 /// What a router sends on an open link.
 #[derive(Debug)]
 pub enum Inbound {
-    Publication(Publication),
+    Publication(Box<Publication>),
     Ack(wire::SubscriptionAck),
     /// Anything else, and the end.
     Other(Event),
@@ -146,7 +146,7 @@ impl Client {
     }
 
     /// The next message, which must be a publish.
-    pub fn next_publication(&mut self) -> Publication {
+    pub fn next_publication(&mut self) -> Box<Publication> {
         match self.next() {
             Inbound::Publication(publication) => publication,
             other => panic!("a publish was expected, not {other:?}"),
@@ -229,7 +229,7 @@ impl Client {
             Some(MessageType::SubscriptionAck(ack)) => Inbound::Ack(ack.clone()),
             Some(MessageType::Publish(_)) => {
                 self.verify(&bytes);
-                Inbound::Publication(Publication { bytes, message })
+                Inbound::Publication(Box::new(Publication { bytes, message }))
             }
             _ => Inbound::Other(Event::Message(bytes)),
         }

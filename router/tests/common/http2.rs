@@ -99,6 +99,10 @@ pub struct Http2 {
     events: VecDeque<Event>,
     /// Give credit back for what was read. Off: the router may send one window and then waits.
     pub returns_credit: bool,
+    /// SETTINGS_INITIAL_WINDOW_SIZE of [`Http2::send_preface`].
+    pub stream_window_bytes: u32,
+    /// Every byte is a segment, and a read of the router's, of its own.
+    pub dribbles: bool,
     /// Read and not given back.
     owed_bytes: u32,
     /// What we may still send, as the router allows it.
@@ -131,6 +135,8 @@ impl Http2 {
             grpc: Vec::new(),
             events: VecDeque::new(),
             returns_credit: true,
+            stream_window_bytes: STREAM_WINDOW_BYTES,
+            dribbles: false,
             owed_bytes: 0,
             connection_window: 65_535,
             stream_window: 65_535,
@@ -153,15 +159,10 @@ impl Http2 {
 
     /// The preface, SETTINGS and connection window of an existing client, and what answers the router's SETTINGS.
     pub fn send_preface(&mut self) {
-        self.send_preface_with_window(STREAM_WINDOW_BYTES);
-    }
-
-    /// - `stream_window_bytes`: SETTINGS_INITIAL_WINDOW_SIZE.
-    pub fn send_preface_with_window(&mut self, stream_window_bytes: u32) {
         let mut settings = Vec::new();
         for (id, value) in [
             (2u16, 0u32),
-            (4, stream_window_bytes),
+            (4, self.stream_window_bytes),
             (5, FRAME_BYTES_MAX as u32),
             (6, 16_384),
         ] {
@@ -235,7 +236,11 @@ impl Http2 {
 
     /// Bytes, as they are. A router that has closed already is no error here: what it said before is still to be read.
     pub fn send_raw(&mut self, bytes: &[u8]) {
-        match self.socket.io().write_all(bytes) {
+        let pieces = if self.dribbles { 1 } else { bytes.len().max(1) };
+        let written = bytes
+            .chunks(pieces)
+            .try_for_each(|piece| self.socket.io().write_all(piece));
+        match written {
             Ok(()) => {}
             Err(error)
                 if matches!(
@@ -331,6 +336,21 @@ impl Http2 {
         }
     }
 
+    /// The next of what matters, if it comes within `patience`. Also what paces a client that is slow on purpose.
+    pub fn poll_event(&mut self, patience: Duration) -> Option<Event> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if let Some(frame) = self.buffered_frame() {
+                self.take_frame(frame);
+            } else if !self.read_some(deadline)? {
+                return Some(Event::Closed);
+            }
+        }
+    }
+
     /// Takes in what has arrived, without waiting. What it means is kept for [`Http2::next_event`].
     pub fn take_in(&mut self) {
         while let Some(frame) = self.buffered_frame() {
@@ -372,19 +392,36 @@ impl Http2 {
             if let Some(frame) = self.buffered_frame() {
                 return Some(frame);
             }
+            match self.read_some(deadline) {
+                Some(true) => {}
+                Some(false) => return None,
+                None => panic!(
+                    "the router was silent for too long; so far: {:?}",
+                    self.seen
+                ),
+            }
+        }
+    }
+
+    /// False at the end of the connection, `None` at the deadline.
+    fn read_some(&mut self, deadline: Instant) -> Option<bool> {
+        loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "the router was silent for too long; so far: {:?}",
-                self.seen
-            );
+            if left.is_zero() {
+                return None;
+            }
             self.socket.set_read_timeout(left).unwrap();
             let mut chunk = [0u8; 65_536];
             match self.socket.io().read(&mut chunk) {
-                Ok(0) => return None,
-                Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+                Ok(0) => return Some(false),
+                Ok(read) => {
+                    self.input.extend_from_slice(&chunk[..read]);
+                    return Some(true);
+                }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return None,
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                        return Some(false);
+                    }
                     // The deadline is looked at above.
                     io::ErrorKind::WouldBlock
                     | io::ErrorKind::TimedOut
@@ -459,7 +496,7 @@ impl Http2 {
         assert!(frame.payload.len() <= FRAME_BYTES_MAX);
         assert!(!frame.payload.is_empty() || frame.flags & flag::END_STREAM != 0);
         self.owed_bytes += frame.payload.len() as u32;
-        if self.returns_credit && self.owed_bytes >= STREAM_WINDOW_BYTES / 16 {
+        if self.returns_credit && self.owed_bytes >= (self.stream_window_bytes / 16).max(1) {
             self.return_credit();
         }
         self.grpc.extend_from_slice(&frame.payload);
