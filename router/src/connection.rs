@@ -218,7 +218,8 @@ pub enum End {
     Undecodable(#[from] DecodeError),
     #[error("link negotiation: {0}")]
     Negotiation(#[from] NegotiationError),
-    #[error("refused after negotiation: {0}")]
+    // As existing nodes word it: it goes out as grpc-message (dataplane 5.3).
+    #[error("{0}")]
     Refused(&'static str),
     #[error("no OpenChannel request within {} s", limits::HANDSHAKE_TIMEOUT.as_secs())]
     NoRequest,
