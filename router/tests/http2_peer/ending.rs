@@ -7,6 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::client::{Client, End, Http2, usual};
 use crate::peer;
+use crate::process::Process;
 use crate::raw::{self, Raw};
 use crate::world::{Bystanders, DEADLINE, World, within};
 
@@ -116,6 +117,22 @@ async fn a_clean_disconnect_as_existing_clients_do_it_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_socket_is_gone_without_a_word() {
+    let world = World::new();
+    let (mut raw, mac) = Raw::link(&world).await;
+    raw.subscribe(&mac, &name(), 1).await;
+    raw.finish().await;
+    assert!(
+        raw.ending()
+            .await
+            .frames
+            .iter()
+            .all(|frame| frame.kind == raw::WINDOW_UPDATE)
+    );
+    nobody_hears(&world).await;
+}
+
+#[tokio::test]
 async fn data_after_the_end_of_a_stream_ends_the_connection() {
     let world = World::new();
     let (mut raw, _mac) = Raw::link(&world).await;
@@ -197,6 +214,47 @@ async fn what_is_ready_for_a_client_is_sent_before_a_drain_ends_its_stream() {
         assert_eq!(subscriber.payload().await, [number; 1_000]);
     }
     assert_eq!(subscriber.trailers().await["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_stream_whose_window_is_used_up() {
+    let world = World::new();
+    let (mut stuck, mac) = Raw::link_with(&world, &[(raw::INITIAL_WINDOW_SIZE, 1_500)]).await;
+    stuck.subscribe(&mac, &name(), 1).await;
+    let mut publisher = Client::connect(&world).await;
+    for _ in 0..10 {
+        publisher.publish(&name(), &[0; 1_000]).await;
+    }
+    publisher.settled().await;
+    world.router.drain();
+    // Trailers need no window.
+    let trailers = stuck
+        .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
+        .await;
+    assert!(trailers.says("grpc-status", "0"));
+    assert_eq!(stuck.received_bytes(), 1_500);
+    drop((stuck, publisher));
+    world.router.wait_drained(DEADLINE).unwrap();
+    let counters = world.counters();
+    assert!(
+        counters.dropped_receiver_left > 0,
+        "what it never took is counted"
+    );
+}
+
+#[tokio::test]
+async fn sigterm_closes_the_listener_then_ends_streams_with_status_0_and_exits_with_0() {
+    let process = Process::new();
+    let (mut raw, _mac) = Raw::link_to(process.address).await;
+    process.terminate();
+    let trailers = raw
+        .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
+        .await;
+    assert!(trailers.says("grpc-status", "0"));
+    let refused = TcpStream::connect(process.address).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    raw.ending().await;
+    assert_eq!(process.exit().await.code(), Some(0));
 }
 
 #[tokio::test]

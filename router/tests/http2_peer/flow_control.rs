@@ -238,6 +238,30 @@ async fn twenty_thousand_small_messages_at_once_never_cost_a_slow_client_its_con
     twenty_thousand_small_messages(500).await;
 }
 
+#[tokio::test]
+async fn twenty_thousand_acknowledgements_asked_for_at_once_never_cost_a_client_its_connection() {
+    const SUBSCRIPTIONS: u64 = 20_000;
+    let world = World::new();
+    let mut client = Client::connect(&world).await;
+    let ids = 1..=SUBSCRIPTIONS;
+    let subscribes: Vec<u8> = ids
+        .clone()
+        .flat_map(|id| peer::subscribe(&client.mac, &name(), id))
+        .collect();
+    client.send(subscribes).await;
+    world
+        .until("all are acknowledged", |counters| {
+            counters.subscriptions_acknowledged == SUBSCRIPTIONS
+        })
+        .await;
+    // Only now does it read.
+    client.http2.ping().await;
+    for id in ids {
+        let ack = client.message().await.expect("no GOAWAY");
+        assert_eq!(peer::acknowledged(&ack), id);
+    }
+}
+
 /// - `burst`: messages that are published together, before the router has dealt with the last ones.
 async fn twenty_thousand_small_messages(burst: u32) {
     const MESSAGES: u32 = 20_000;

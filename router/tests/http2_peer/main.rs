@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `world` | a router in this process, what it counted, and a pair of clients that must not notice anything |
 //! | `peer` | what every SLIM client says, whatever carries it: negotiation, subscribes, publishes |
+//! | `process` | a router in a process of its own |
 //! | `client` | a client on the `h2` crate |
 //! | `raw` | a client that sends the frames it is told to |
 //! | the others | the tests |
@@ -13,6 +14,7 @@
 
 mod client;
 mod peer;
+mod process;
 mod raw;
 mod world;
 
@@ -20,4 +22,5 @@ mod ending;
 mod floods;
 mod flow_control;
 mod framing;
+mod memory;
 mod requests;

@@ -1,6 +1,7 @@
 //! A client that sends the frames it is told to, also those that no library would.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use slim_proto::link::LinkMac;
 use slim_proto::name::Name;
@@ -199,7 +200,11 @@ impl Ending {
 impl Raw {
     /// Connects, and says nothing yet.
     pub async fn connect(world: &World) -> Raw {
-        let socket = TcpStream::connect(world.address())
+        Raw::connect_to(world.address()).await
+    }
+
+    pub async fn connect_to(router: SocketAddr) -> Raw {
+        let socket = TcpStream::connect(router)
             .await
             .expect("the router listens");
         socket.set_nodelay(true).expect("it is TCP");
@@ -255,9 +260,12 @@ impl Raw {
         Raw::link_with(world, &[]).await
     }
 
+    pub async fn link_to(router: SocketAddr) -> (Raw, LinkMac) {
+        Raw::connect_to(router).await.linked(&[]).await
+    }
+
     pub async fn link_with(world: &World, ours: &[(u16, u32)]) -> (Raw, LinkMac) {
-        let raw = Raw::connect(world).await;
-        raw.linked(ours).await
+        Raw::connect(world).await.linked(ours).await
     }
 
     pub async fn linked(mut self, ours: &[(u16, u32)]) -> (Raw, LinkMac) {
@@ -362,6 +370,13 @@ impl Raw {
         self.write(&ping(opaque)).await;
         let answer = self.expect(PING, ACK).await;
         assert_eq!(answer.payload, opaque.to_be_bytes());
+    }
+
+    /// Says that nothing more comes, as TCP says it.
+    pub async fn finish(&mut self) {
+        within("closing", self.writer.shutdown())
+            .await
+            .expect("the router is there");
     }
 
     /// Reads up to the end of the connection.
