@@ -78,6 +78,8 @@ pub enum Phase {
     Ending {
         deadline: Instant,
         half_closed: bool,
+        /// It sends no more, but it may read.
+        peer_closed: bool,
     },
 }
 

@@ -343,13 +343,12 @@ impl Shard {
                     self.orders.listeners_closed();
                 }
             }
-            Event::ReceiveEnded { socket, cause } => {
-                let end = match cause {
-                    ReceiveEnd::Eof => End::Closed,
-                    ReceiveEnd::Failed(error) => End::Failed(error),
-                };
-                self.core.end_slot(socket.into(), &end);
-            }
+            Event::ReceiveEnded { socket, cause } => match cause {
+                ReceiveEnd::Eof => self.core.peer_closed(socket.into()),
+                ReceiveEnd::Failed(error) => {
+                    self.core.end_slot(socket.into(), &End::Failed(error));
+                }
+            },
             // The slot is free for a new socket now; the connection went when it was closed.
             Event::Closed { .. } | Event::Woken => {}
         }
@@ -483,12 +482,17 @@ impl Core {
                 self.relieve(&mut connection);
                 if let Phase::Ending {
                     half_closed: half_closed @ false,
+                    peer_closed,
                     ..
                 } = &mut connection.phase
                     && connection.egress.is_idle()
                 {
                     *half_closed = true;
-                    self.half_closing.push(connection.socket);
+                    if *peer_closed {
+                        self.close(&connection);
+                    } else {
+                        self.half_closing.push(connection.socket);
+                    }
                 }
                 if !connection.egress.is_idle() {
                     self.mark_dirty(&mut connection);
@@ -496,6 +500,21 @@ impl Core {
             }
         }
         self.connections.put(connection);
+    }
+
+    /// The peer sends no more. If its link has ended, its last words are still on their way to it.
+    fn peer_closed(&mut self, slot: Slot) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        match &mut connection.phase {
+            Phase::Ending {
+                half_closed: false,
+                peer_closed,
+                ..
+            } => *peer_closed = true,
+            _ => self.end_slot(slot, &End::Closed),
+        }
     }
 
     pub fn end_slot(&mut self, slot: Slot, end: &End) {
@@ -538,6 +557,7 @@ impl Core {
                 connection.phase = Phase::Ending {
                     deadline: self.now,
                     half_closed: true,
+                    peer_closed: false,
                 };
                 self.close(connection);
                 return;
@@ -572,6 +592,7 @@ impl Core {
         connection.phase = Phase::Ending {
             deadline: self.now + limits::LINGER,
             half_closed: false,
+            peer_closed: false,
         };
         self.mark_dirty(connection);
     }

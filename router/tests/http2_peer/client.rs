@@ -27,8 +27,16 @@ pub struct Http2 {
 pub struct Client {
     pub http2: Http2,
     pub mac: LinkMac,
-    sender: SendStream<Bytes>,
-    receiver: RecvStream,
+    pub speaker: Speaker,
+    pub listener: Listener,
+}
+
+/// Our half of the stream.
+pub struct Speaker(SendStream<Bytes>);
+
+/// The router's half of the stream.
+pub struct Listener {
+    stream: RecvStream,
     /// DATA bytes not yet made into messages.
     received: Vec<u8>,
 }
@@ -87,29 +95,26 @@ impl Http2 {
 
     /// Opens the channel and negotiates. Nothing is sent on the stream before the response head has arrived.
     pub async fn open(mut self, link_id: &str) -> Client {
-        let (response, mut sender) = self
+        let (response, sender) = self
             .request(open_channel())
             .await
             .expect("the channel opens");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         assert!(!response.headers().contains_key("grpc-encoding"));
-        let mut receiver = response.into_body();
+        let mut speaker = Speaker(sender);
+        let mut listener = Listener {
+            stream: response.into_body(),
+            received: Vec::new(),
+        };
         let (dialing, request) = peer::dial(link_id);
-        sender
-            .send_data(request.into(), false)
-            .expect("the stream is open");
-        let mut received = Vec::new();
-        let reply = message(&mut receiver, &mut received)
-            .await
-            .expect("a reply");
-        let mac = peer::complete(dialing, &reply).expect("the router agrees on a key");
+        speaker.send(request).await;
+        let reply = listener.message().await.expect("a reply");
         Client {
             http2: self,
-            mac,
-            sender,
-            receiver,
-            received,
+            mac: peer::complete(dialing, &reply).expect("the router agrees on a key"),
+            speaker,
+            listener,
         }
     }
 
@@ -160,30 +165,16 @@ impl Client {
         self.subscribe(&Name::new("org", "ns", "settled"), 7).await;
     }
 
-    /// Sends DATA as far as the router's windows allow, and waits for them otherwise.
     pub async fn send(&mut self, data: Vec<u8>) {
-        let mut data = Bytes::from(data);
-        while !data.is_empty() {
-            self.sender.reserve_capacity(data.len());
-            let capacity = within("send window", poll_fn(|cx| self.sender.poll_capacity(cx)))
-                .await
-                .expect("the stream is open")
-                .expect("the connection is open");
-            let now = data.split_to(capacity.min(data.len()));
-            self.sender
-                .send_data(now, false)
-                .expect("the stream is open");
-        }
+        self.speaker.send(data).await;
     }
 
-    /// The next message, or how the stream ended instead.
     pub async fn message(&mut self) -> Result<Vec<u8>, End> {
-        message(&mut self.receiver, &mut self.received).await
+        self.listener.message().await
     }
 
-    /// The payload of the next message, which must be a publish.
     pub async fn payload(&mut self) -> Vec<u8> {
-        peer::payload(&self.message().await.expect("a publish"))
+        self.listener.payload().await
     }
 
     /// The trailers that end the stream, with nothing before them.
@@ -193,16 +184,32 @@ impl Client {
             other => panic!("not trailers: {other:?}"),
         }
     }
+}
+
+impl Speaker {
+    /// Sends DATA as far as the router's windows allow, and waits for them otherwise.
+    pub async fn send(&mut self, data: Vec<u8>) {
+        let mut data = Bytes::from(data);
+        while !data.is_empty() {
+            self.0.reserve_capacity(data.len());
+            let capacity = within("send window", poll_fn(|cx| self.0.poll_capacity(cx)))
+                .await
+                .expect("the stream is open")
+                .expect("the connection is open");
+            let now = data.split_to(capacity.min(data.len()));
+            self.0.send_data(now, false).expect("the stream is open");
+        }
+    }
 
     /// Ends our half of the stream.
     pub fn half_close(&mut self) {
-        self.sender
+        self.0
             .send_data(Bytes::new(), true)
             .expect("the stream is open");
     }
 
     pub fn reset(&mut self) {
-        self.sender.send_reset(h2::Reason::CANCEL);
+        self.0.send_reset(h2::Reason::CANCEL);
     }
 }
 
@@ -215,31 +222,36 @@ pub enum End {
     Error(h2::Error),
 }
 
-async fn message(receiver: &mut RecvStream, received: &mut Vec<u8>) -> Result<Vec<u8>, End> {
-    loop {
-        if let Some(message) = peer::deframe(received) {
-            return Ok(message);
-        }
-        match within("DATA", receiver.data()).await {
-            Some(Ok(chunk)) => {
-                assert!(
-                    !chunk.is_empty(),
-                    "an empty DATA frame: existing clients take 100 of them"
-                );
-                received.extend_from_slice(&chunk);
-                // The credit is given back before the message is whole: a window may be smaller than a message.
-                receiver
-                    .flow_control()
-                    .release_capacity(chunk.len())
-                    .expect("it was received");
+impl Listener {
+    /// The payload of the next message, which must be a publish.
+    pub async fn payload(&mut self) -> Vec<u8> {
+        peer::payload(&self.message().await.expect("a publish"))
+    }
+
+    /// The next message, or how the stream ended instead.
+    pub async fn message(&mut self) -> Result<Vec<u8>, End> {
+        loop {
+            if let Some(message) = peer::deframe(&mut self.received) {
+                return Ok(message);
             }
-            Some(Err(error)) => return Err(End::Error(error)),
-            None => {
-                assert!(received.is_empty(), "the stream ended within a message");
-                return match within("trailers", receiver.trailers()).await {
-                    Ok(trailers) => Err(End::Trailers(trailers.unwrap_or_default())),
-                    Err(error) => Err(End::Error(error)),
-                };
+            match within("DATA", self.stream.data()).await {
+                Some(Ok(chunk)) => {
+                    assert!(!chunk.is_empty(), "existing clients take 100 empty frames");
+                    self.received.extend_from_slice(&chunk);
+                    // Credit goes back before the message is whole: a window may be smaller than a message.
+                    self.stream
+                        .flow_control()
+                        .release_capacity(chunk.len())
+                        .expect("it was received");
+                }
+                Some(Err(error)) => return Err(End::Error(error)),
+                None => {
+                    assert!(self.received.is_empty(), "it ended within a message");
+                    return match within("trailers", self.stream.trailers()).await {
+                        Ok(trailers) => Err(End::Trailers(trailers.unwrap_or_default())),
+                        Err(error) => Err(End::Error(error)),
+                    };
+                }
             }
         }
     }

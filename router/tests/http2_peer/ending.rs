@@ -20,7 +20,7 @@ async fn a_client_that_half_closes_gets_trailers_with_status_0_and_its_subscript
     let world = World::new();
     let mut subscriber = Client::connect(&world).await;
     subscriber.subscribe(&name(), 1).await;
-    subscriber.half_close();
+    subscriber.speaker.half_close();
     let trailers = subscriber.trailers().await;
     assert_eq!(trailers["grpc-status"], "0");
     nobody_hears(&world).await;
@@ -50,7 +50,7 @@ async fn a_client_that_resets_its_stream_is_gone_at_once() {
     let world = World::new();
     let mut subscriber = Client::connect(&world).await;
     subscriber.subscribe(&name(), 1).await;
-    subscriber.reset();
+    subscriber.speaker.reset();
     let Http2 { driver, .. } = subscriber.http2;
     // The router has nothing more to say on this connection.
     within("the end of the connection", driver)
@@ -58,6 +58,38 @@ async fn a_client_that_resets_its_stream_is_gone_at_once() {
         .unwrap()
         .unwrap();
     nobody_hears(&world).await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_stream_and_socket_at_once_still_gets_its_trailers() {
+    let world = World::new();
+    let (mut raw, _mac) = Raw::link(&world).await;
+    raw.write(&raw::frame(raw::DATA, raw::END_STREAM, raw::LINK, &[]))
+        .await;
+    raw.finish().await;
+    let trailers = raw
+        .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
+        .await;
+    assert!(trailers.says("grpc-status", "0"));
+}
+
+#[tokio::test]
+async fn a_channel_that_its_client_opens_and_ends_in_one_frame_gets_headers_and_trailers() {
+    let world = World::new();
+    let mut raw = Raw::connect(&world).await;
+    raw.greet(&[]).await;
+    raw.write(&raw::headers(
+        raw::LINK,
+        raw::END_STREAM,
+        &raw::open_channel_block(),
+    ))
+    .await;
+    let head = raw.expect(raw::HEADERS, raw::END_HEADERS).await;
+    assert_eq!(head.payload.first(), Some(&0x88), ":status 200");
+    let trailers = raw
+        .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
+        .await;
+    assert!(trailers.says("grpc-status", "0"));
 }
 
 #[tokio::test]
@@ -182,20 +214,25 @@ async fn a_drain_closes_the_listeners_before_any_stream_ends_and_streams_end_wit
 #[tokio::test]
 async fn a_client_that_negotiates_while_the_router_drains_is_ended_with_status_0_afterwards() {
     let world = World::new();
-    let mut raw = Raw::connect(&world).await;
-    raw.greet(&[]).await;
-    raw.open().await;
+    let mut opened = Raw::connect(&world).await;
+    opened.greet(&[]).await;
+    opened.open().await;
+    let mut greeted = Raw::connect(&world).await;
+    greeted.greet(&[]).await;
     let mut other = Client::connect(&world).await;
     world.router.drain();
     assert_eq!(other.trailers().await["grpc-status"], "0");
 
     // Any error here, and it would never come back (dataplane 1.7).
-    raw.negotiate().await;
-    let trailers = raw
-        .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
-        .await;
-    assert!(trailers.says("grpc-status", "0"));
-    drop((raw, other));
+    greeted.open().await;
+    for raw in [&mut opened, &mut greeted] {
+        raw.negotiate().await;
+        let trailers = raw
+            .expect(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM)
+            .await;
+        assert!(trailers.says("grpc-status", "0"));
+    }
+    drop((opened, greeted, other));
     world.router.wait_drained(DEADLINE).unwrap();
 }
 

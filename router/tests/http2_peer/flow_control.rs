@@ -39,6 +39,65 @@ async fn a_message_larger_than_what_is_left_of_a_window_uses_what_is_left() {
     }
 }
 
+/// Bytes of which no piece looks like another, so that a piece lost, repeated or moved shows.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes.div_ceil(4) as u32)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
+        .take(bytes)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_message_gets_whole_through_windows_of_any_size() {
+    let world = World::new();
+    let mut publisher = Client::connect(&world).await;
+    // Around the size of a frame, around that from which messages are shared, and far from both.
+    for (window, bytes) in [
+        (1, 5_000),
+        (100, 50_000),
+        (16_383, 300_000),
+        (16_384, 300_000),
+        (16_385, 300_000),
+        (32_767, 1_000_000),
+        (32_768, 1_000_000),
+        (40_000, 1_000_000),
+        (65_535, 4_000_000),
+        (1 << 20, 4_000_000),
+        ((1 << 31) - 1, 4_000_000),
+    ] {
+        let name = Name::new("org", "ns", &format!("window-{window}"));
+        let mut subscriber =
+            Client::connect_with(&world, usual().initial_window_size(window)).await;
+        subscriber.subscribe(&name, 1).await;
+        let payload = pattern(bytes);
+        publisher.publish(&name, &payload).await;
+        publisher.publish(&name, b"behind it").await;
+        assert!(subscriber.payload().await == payload, "window {window}");
+        assert_eq!(subscriber.payload().await, b"behind it");
+    }
+}
+
+#[tokio::test]
+async fn one_message_gets_whole_to_receivers_with_different_windows() {
+    let world = World::new();
+    let mut publisher = Client::connect(&world).await;
+    let mut subscribers = Vec::new();
+    for window in [300, 16_384, 50_000, 2_097_152] {
+        let mut subscriber =
+            Client::connect_with(&world, usual().initial_window_size(window)).await;
+        subscriber.subscribe(&name(), 1).await;
+        subscribers.push(subscriber);
+    }
+    for bytes in [10, 1_000, 20_000, 40_000, 500_000] {
+        let payload = pattern(bytes);
+        let message = peer::publish_to_all(&publisher.mac, &name(), &payload);
+        publisher.send(message).await;
+        for subscriber in &mut subscribers {
+            assert!(subscriber.payload().await == payload, "{bytes} bytes");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_window_opened_byte_by_byte_lets_exactly_these_bytes_through() {
     let world = World::new();
@@ -165,6 +224,103 @@ async fn a_publisher_of_twenty_megabytes_is_never_stalled_for_good() {
     let counters = world.counters();
     assert_eq!(counters.messages_delivered, u64::from(MESSAGES));
     assert_eq!(counters.cut_slow_receiver, 0);
+}
+
+#[tokio::test]
+async fn two_clients_that_send_each_other_twenty_megabytes_never_stall() {
+    let world = World::new();
+    let (one, other) = (
+        Name::new("org", "ns", "one"),
+        Name::new("org", "ns", "other"),
+    );
+    let mut clients = [Client::connect(&world).await, Client::connect(&world).await];
+    for (client, name) in clients.iter_mut().zip([&one, &other]) {
+        client.subscribe(name, 1).await;
+    }
+    let [first, second] = &mut clients;
+    tokio::join!(exchange(first, other), exchange(second, one));
+}
+
+/// Sends 20 MB to `to` while receiving as much.
+async fn exchange(client: &mut Client, to: Name) {
+    let Client {
+        mac,
+        speaker,
+        listener,
+        ..
+    } = client;
+    let payload = pattern(100_000);
+    let message = peer::publish(mac, &to, &payload);
+    tokio::join!(
+        async {
+            for _ in 0..200 {
+                speaker.send(message.clone()).await;
+            }
+        },
+        async {
+            for _ in 0..200 {
+                assert!(listener.payload().await == payload);
+            }
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_publisher_held_by_a_slow_receiver_goes_on_and_nothing_is_lost() {
+    let world = World::new();
+    let mut subscriber = Client::connect(&world).await;
+    subscriber.subscribe(&name(), 1).await;
+    let mut publisher = Client::connect(&world).await;
+    let payload = pattern(100_000);
+    let publishing = tokio::spawn({
+        let payload = payload.clone();
+        async move {
+            for _ in 0..100 {
+                publisher.publish(&name(), &payload).await;
+            }
+            publisher
+        }
+    });
+    for _ in 0..5 {
+        // It reads when its publisher is held, and only until it is held again.
+        let held = world.counters().publishers_held;
+        for _ in 0..20 {
+            assert!(subscriber.payload().await == payload);
+        }
+        if !publishing.is_finished() {
+            world
+                .until("held again, or done", |counters| {
+                    counters.publishers_held > held || publishing.is_finished()
+                })
+                .await;
+        }
+    }
+    publishing.await.unwrap();
+    let counters = world.counters();
+    assert_eq!(counters.cut_slow_receiver, 0);
+    assert!(counters.publishers_held > 0);
+}
+
+#[tokio::test]
+async fn a_publisher_held_by_a_receiver_that_never_reads_goes_on_when_that_is_cut() {
+    let world = World::new();
+    let mut bystanders = Bystanders::new(&world).await;
+    let (mut stuck, mac) = Raw::link(&world).await;
+    stuck.subscribe(&mac, &name(), 1).await;
+    let mut publisher = Client::connect(&world).await;
+    for _ in 0..50 {
+        publisher.publish(&name(), &pattern(100_000)).await;
+    }
+    publisher.settled().await;
+    let counters = world
+        .until("all are accounted for", |counters| {
+            counters.messages_received == 50
+                && counters.messages_delivered + counters.dropped_no_route == 50
+        })
+        .await;
+    assert_eq!(counters.cut_slow_receiver, 1);
+    assert!(counters.dropped_slow_receiver > 0);
+    bystanders.hear_each_other().await;
 }
 
 #[tokio::test]

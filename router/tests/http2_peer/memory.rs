@@ -1,12 +1,15 @@
 //! What hostile peers can make a router hold.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use slim_proto::name::Name;
 
 use crate::peer;
 use crate::process::Process;
 use crate::raw::{self, Raw};
 
-/// More than buffers of the kernel's making and of the allocator's habits cause; far less than what the attacks ask for.
+/// The shard's receive buffers, 8 MiB of which each is touched once, and as much for the allocator's habits; far less than
+/// what the attacks ask for.
 const SLACK_BYTES: u64 = 16 << 20;
 
 /// Attackers at the same time.
@@ -14,7 +17,10 @@ const ATTACKERS: usize = 20;
 
 /// A publish from one link to another gets through.
 async fn two_strangers_hear_each_other(process: &Process) {
-    let name = Name::new("org", "ns", "strangers");
+    // A name of their own: those before them may have gone without the router knowing it yet.
+    static PAIRS: AtomicU64 = AtomicU64::new(0);
+    let pair = PAIRS.fetch_add(1, Ordering::Relaxed);
+    let name = Name::new("org", "ns", &format!("strangers-{pair}"));
     let (mut subscriber, mac) = Raw::link_to(process.address).await;
     subscriber.subscribe(&mac, &name, 1).await;
     let (mut publisher, mac) = Raw::link_to(process.address).await;

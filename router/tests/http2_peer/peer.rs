@@ -64,12 +64,24 @@ pub fn subscribe(mac: &LinkMac, name: &Name, subscription_id: u64) -> Vec<u8> {
 
 /// A Publish to one receiver, signed and framed.
 pub fn publish(mac: &LinkMac, to: &Name, payload: &[u8]) -> Vec<u8> {
+    publish_to(mac, to, 1, payload)
+}
+
+/// A Publish to all receivers, signed and framed.
+pub fn publish_to_all(mac: &LinkMac, to: &Name, payload: &[u8]) -> Vec<u8> {
+    publish_to(mac, to, 256, payload)
+}
+
+fn publish_to(mac: &LinkMac, to: &Name, fanout: u32, payload: &[u8]) -> Vec<u8> {
     let payload = wire::ApplicationPayload {
         payload_type: String::new(),
         blob: payload.to_vec(),
     };
     let publish = wire::Publish {
-        header: Some(header(to)),
+        header: Some(wire::SlimHeader {
+            fanout,
+            ..header(to)
+        }),
         session: Some(wire::SessionHeader::default()),
         msg: Some(wire::Content {
             content_type: Some(ContentType::AppPayload(payload)),

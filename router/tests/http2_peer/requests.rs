@@ -64,6 +64,24 @@ async fn response_headers_come_before_any_request_message() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_nothing_is_served_all_the_same() {
+    let world = World::new();
+    let mut raw = Raw::connect(&world).await;
+    let (dialing, request) = crate::peer::dial("hasty");
+    let everything = [
+        raw::PREFACE,
+        &raw::settings(&[]),
+        &raw::headers(raw::LINK, 0, &raw::open_channel_block()),
+        &raw::data(&request),
+    ];
+    raw.write(&everything.concat()).await;
+    let reply = raw.message().await;
+    crate::peer::complete(dialing, &reply).unwrap();
+    let head = raw.expect(raw::HEADERS, raw::END_HEADERS).await;
+    assert_eq!(head.payload.first(), Some(&0x88), ":status 200");
+}
+
+#[tokio::test]
 async fn a_ping_is_answered_with_its_bytes_before_and_during_a_link() {
     let world = World::new();
     let mut http2 = Http2::connect(&world, &usual()).await;
