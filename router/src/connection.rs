@@ -41,6 +41,8 @@ pub struct Connection {
     pub pinged_at: Option<Instant>,
     /// When it received something over TCP that no send of ours has acknowledged since.
     pub unacknowledged_since: Option<Instant>,
+    /// Since when the kernel took nothing of what waits, and what it had taken by then.
+    stalled: Option<(Instant, u64)>,
     /// Has something to send at the end of this turn.
     pub dirty: bool,
     /// Its socket is closed at the end of this turn.
@@ -124,6 +126,7 @@ impl Connection {
             heard_at: now,
             pinged_at: None,
             unacknowledged_since: None,
+            stalled: None,
             dirty: true,
             closing: false,
         }
@@ -145,6 +148,20 @@ impl Connection {
     pub fn release_credit(&mut self) {
         let bytes = std::mem::take(&mut self.withheld_bytes);
         self.http2.release(bytes, &mut self.egress.control);
+    }
+
+    /// Whether nothing of what waits has been taken for [`limits::STALL_TIMEOUT`], be it ever so little. Asked about once
+    /// a second.
+    pub fn has_stalled(&mut self, now: Instant) -> bool {
+        let taken_bytes = self.egress.taken_bytes();
+        match self.stalled {
+            _ if self.egress.bytes() == 0 => self.stalled = None,
+            Some((since, taken)) if taken == taken_bytes => {
+                return now.duration_since(since) > limits::STALL_TIMEOUT;
+            }
+            _ => self.stalled = Some((now, taken_bytes)),
+        }
+        false
     }
 
     /// Moves waiting messages on after a window has opened or a send is done.
@@ -244,6 +261,8 @@ pub enum End {
         limits::EGRESS_GRACE.as_secs()
     )]
     Slow { bytes: usize },
+    #[error("{bytes} bytes waited and none was read for {} s", limits::STALL_TIMEOUT.as_secs())]
+    Stalled { bytes: usize },
     #[error("the router is shutting down")]
     Drained,
 }
@@ -272,7 +291,11 @@ impl End {
     /// Clients reconnect at once after every status but PERMISSION_DENIED (dataplane 1.7), so the status may tell the truth.
     pub fn farewell(&self) -> Farewell {
         match self {
-            End::Closed | End::Failed(_) | End::Silent { .. } | End::Slow { .. } => Farewell::None,
+            End::Closed
+            | End::Failed(_)
+            | End::Silent { .. }
+            | End::Slow { .. }
+            | End::Stalled { .. } => Farewell::None,
             End::ControlUnread | End::AcksUnread => Farewell::GoAway(ErrorCode::ENHANCE_YOUR_CALM),
             End::NoRequest => Farewell::GoAway(ErrorCode::NO_ERROR),
             End::Http2(error) => Farewell::GoAway(error.code()),

@@ -147,6 +147,16 @@ impl Egress {
         !self.sending && self.control.is_empty() && self.ready_bytes == 0 && self.waiting.is_none()
     }
 
+    /// Bytes that the kernel has taken since the beginning.
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
+    }
+
+    /// Whether messages wait for a window or for what is before them.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     pub fn push(
         &mut self,
         http2: &mut ServerConnection,
@@ -217,7 +227,7 @@ impl Egress {
 
     fn takes_at_once(&self, http2: &ServerConnection, bytes: usize) -> bool {
         self.waiting.is_none()
-            && self.ready_bytes < limits::EGRESS_READY_BYTES
+            && self.ready_bytes + bytes <= limits::EGRESS_READY_BYTES
             && self.ready.chunks().len() < READY_CHUNKS_MAX
             && bytes <= http2.send_window()
     }
@@ -296,7 +306,9 @@ impl Egress {
             let Some(current) = &mut waiting.current else {
                 return;
             };
-            let bytes = window.min(current.left());
+            // One send is never much longer than this, so that what a slow reader takes shows while it takes it.
+            let room = limits::EGRESS_READY_BYTES - self.ready_bytes;
+            let bytes = window.min(current.left()).min(room);
             http2.consume_send_window(bytes);
             waiting.bytes -= bytes;
             let head_bytes = bytes.min(current.head.len() - current.head_sent);

@@ -56,6 +56,9 @@ impl Core {
                 Event::WindowOpened => {
                     connection.pump();
                     self.relieve(connection);
+                    if self.is_drained(connection) {
+                        return Err(End::Drained);
+                    }
                 }
                 Event::GoAway { code, .. } => {
                     debug!(peer = %connection.peer, ?code, "the peer is going away")
@@ -104,14 +107,6 @@ impl Core {
                 .http2
                 .respond_trailers_only(stream, status::UNIMPLEMENTED, text, control);
             Some("compressed request")
-        } else if !matches!(connection.phase, Phase::Handshaking { .. }) {
-            connection.http2.respond_trailers_only(
-                stream,
-                status::RESOURCE_EXHAUSTED,
-                "one channel per connection",
-                control,
-            );
-            Some("second channel on one connection")
         } else {
             None
         };
@@ -122,7 +117,10 @@ impl Core {
             }
             return Ok(());
         }
-        connection.http2.accept(stream);
+        // A second stream beside an open one never gets here: HTTP/2 refuses it (STREAMS_PER_CONNECTION_MAX).
+        if !connection.http2.accept(stream) {
+            return Ok(());
+        }
         connection.http2.respond_headers(stream, control);
         let deadline =
             self.now + self.config.listeners[usize::from(connection.listener)].negotiation_timeout;

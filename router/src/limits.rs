@@ -61,6 +61,10 @@ pub const EGRESS_HARD_BYTES: usize = 67_108_864;
 /// counted and the receiver is cut.
 pub const EGRESS_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a receiver may take nothing of what waits for it, however little that is. After it, it is cut: a window held
+/// shut must not hold our memory for ever.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Framed bytes that are made ready for one socket beyond what is being sent. The rest waits unframed, so that
 /// acknowledgements can pass it.
 pub const EGRESS_READY_BYTES: usize = 262_144;

@@ -480,6 +480,9 @@ impl Core {
             None => {
                 connection.pump();
                 self.relieve(&mut connection);
+                if self.is_drained(&connection) {
+                    self.end(&mut connection, &End::Drained);
+                }
                 if let Phase::Ending {
                     half_closed: half_closed @ false,
                     peer_closed,
@@ -489,7 +492,7 @@ impl Core {
                 {
                     *half_closed = true;
                     if *peer_closed {
-                        self.close(&connection);
+                        self.close(&mut connection);
                     } else {
                         self.half_closing.push(connection.socket);
                     }
@@ -550,7 +553,7 @@ impl Core {
             Farewell::None => {
                 let lost = connection.egress.messages();
                 let counter = match end {
-                    End::Slow { .. } => &self.counters.dropped_slow_receiver,
+                    End::Slow { .. } | End::Stalled { .. } => &self.counters.dropped_slow_receiver,
                     _ => &self.counters.dropped_receiver_left,
                 };
                 counter.add(lost);
@@ -614,7 +617,7 @@ impl Core {
             End::NoRequest | End::NoLink { .. } => (Some(&counters.ended_timeout), true),
             End::Silent { .. } => (Some(&counters.ended_keepalive), true),
             End::ControlUnread | End::AcksUnread => (Some(&counters.ended_control_flood), true),
-            End::Slow { .. } => (Some(&counters.cut_slow_receiver), true),
+            End::Slow { .. } | End::Stalled { .. } => (Some(&counters.cut_slow_receiver), true),
         };
         if let Some(counter) = counter {
             counter.add(1);
@@ -779,12 +782,16 @@ impl Core {
         connection.http2.tick();
         let listener = &self.config.listeners[usize::from(connection.listener)];
         let (interval, timeout) = (listener.keepalive_interval, listener.keepalive_timeout);
+        let has_stalled = connection.has_stalled(self.now);
         let end = match &connection.phase {
             Phase::Handshaking { deadline } if *deadline <= self.now => End::NoRequest,
             Phase::Negotiating { deadline, .. } if *deadline <= self.now => End::NoLink {
                 seconds: listener.negotiation_timeout.as_secs(),
             },
             Phase::Ending { deadline, .. } if *deadline <= self.now => End::Closed,
+            Phase::Open(_) if has_stalled => End::Stalled {
+                bytes: connection.egress.bytes(),
+            },
             Phase::Open(_) => match connection.pinged_at {
                 Some(at) if self.now.duration_since(at) > timeout => End::Silent {
                     seconds: timeout.as_secs(),
@@ -804,21 +811,27 @@ impl Core {
         self.end(connection, &end);
     }
 
-    /// Ends every link; a connection that still negotiates is ended when it has, so that its client comes back (T2).
+    /// Ends every link; one that still negotiates is ended when it has, so that its client comes back (T2), and one with
+    /// messages waiting when they are sent.
     fn drain_links(&mut self) {
         self.draining = true;
         for index in 0..self.connections.slots.len() {
             let Some(mut connection) = self.connections.slots[index].take() else {
                 continue;
             };
-            match connection.phase {
-                Phase::Open(_) => self.end(&mut connection, &End::Drained),
-                Phase::Handshaking { ref mut deadline } => {
-                    *deadline = (*deadline).min(self.now + limits::DRAIN_HANDSHAKE)
-                }
-                Phase::Negotiating { .. } | Phase::Ending { .. } => {}
+            if self.is_drained(&connection) {
+                self.end(&mut connection, &End::Drained);
+            } else if let Phase::Handshaking { deadline } = &mut connection.phase {
+                *deadline = (*deadline).min(self.now + limits::DRAIN_HANDSHAKE);
             }
             self.connections.put(connection);
         }
+    }
+
+    /// Whether the router drains and this link has nothing left to wait for.
+    pub fn is_drained(&self, connection: &Connection) -> bool {
+        self.draining
+            && matches!(connection.phase, Phase::Open(_))
+            && !connection.egress.is_waiting()
     }
 }
