@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -150,18 +150,15 @@ impl Connection {
         self.http2.release(bytes, &mut self.egress.control);
     }
 
-    /// Whether nothing of what waits has been taken for [`limits::STALL_TIMEOUT`], be it ever so little. Asked about once
-    /// a second.
-    pub fn has_stalled(&mut self, now: Instant) -> bool {
+    /// For how long nothing of what waits has been taken, be it ever so little; to be asked once a second.
+    pub fn stalled_for(&mut self, now: Instant) -> Duration {
         let taken_bytes = self.egress.taken_bytes();
         match self.stalled {
             _ if self.egress.bytes() == 0 => self.stalled = None,
-            Some((since, taken)) if taken == taken_bytes => {
-                return now.duration_since(since) > limits::STALL_TIMEOUT;
-            }
+            Some((since, taken)) if taken == taken_bytes => return now.duration_since(since),
             _ => self.stalled = Some((now, taken_bytes)),
         }
-        false
+        Duration::ZERO
     }
 
     /// Moves waiting messages on after a window has opened or a send is done.

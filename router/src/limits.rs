@@ -97,7 +97,7 @@ pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 65_536;
 pub const ROUTE_CACHE_NAMES_MAX: usize = 65_536;
 
 /// Parcels of messages on the way from one shard to one other. Full: they wait at the sender, in order.
-pub const MESH_LANE_PARCELS: usize = 64;
+pub const MESH_LANE_PARCELS: usize = 16;
 
 /// Message bytes after which a parcel is closed and a new one begun.
 pub const MESH_PARCEL_BYTES: usize = 262_144;

@@ -138,6 +138,14 @@ impl Lane {
         }
     }
 
+    /// Sends a parcel, and takes its weight off the outbox it comes from.
+    fn send(&self, parcel: Box<Parcel>, outbox_weight: &mut usize) -> Result<(), Box<Parcel>> {
+        let weight = parcel.weight;
+        self.parcels.push(parcel)?;
+        *outbox_weight -= weight;
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         self.parcels.is_empty() && self.control.is_empty()
     }
@@ -286,27 +294,31 @@ impl Mesh {
         for to in self.peers() {
             let lane = self.web.lane(self.shard, to);
             let outbox = &mut self.outboxes[usize::from(to.0)];
-            if !outbox.open.messages.is_empty() {
-                let next = lane.empties.pop().unwrap_or_default();
-                outbox
-                    .closed
-                    .push_back(std::mem::replace(&mut outbox.open, next));
-            }
             let mut sent = false;
             while let Some(parcel) = outbox.closed.pop_front() {
-                let weight = parcel.weight;
-                match lane.parcels.push(parcel) {
-                    Ok(()) => {
-                        outbox.weight -= weight;
-                        sent = true;
-                    }
+                match lane.send(parcel, &mut outbox.weight) {
+                    Ok(()) => sent = true,
                     Err(parcel) => {
                         outbox.closed.push_front(parcel);
-                        backed_up = true;
                         break;
                     }
                 }
             }
+            // While the lane is full the open parcel goes on growing: one large parcel is cheaper than many small ones.
+            if outbox.closed.is_empty()
+                && !outbox.open.messages.is_empty()
+                && !lane.parcels.is_full()
+            {
+                let next = lane.empties.pop().unwrap_or_default();
+                match lane.send(
+                    std::mem::replace(&mut outbox.open, next),
+                    &mut outbox.weight,
+                ) {
+                    Ok(()) => sent = true,
+                    Err(parcel) => outbox.closed.push_back(parcel),
+                }
+            }
+            backed_up |= outbox.weight > 0;
             if sent {
                 self.wake(to, ring);
             }
@@ -355,7 +367,7 @@ impl Mesh {
             || self
                 .outboxes
                 .iter()
-                .any(|outbox| !outbox.control.is_empty() || !outbox.closed.is_empty())
+                .any(|outbox| !outbox.control.is_empty() || outbox.weight > 0)
     }
 
     /// Announces that this shard is about to wait. False if something has come in the meantime, or if a full lane must be

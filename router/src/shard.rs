@@ -782,16 +782,18 @@ impl Core {
         connection.http2.tick();
         let listener = &self.config.listeners[usize::from(connection.listener)];
         let (interval, timeout) = (listener.keepalive_interval, listener.keepalive_timeout);
-        let has_stalled = connection.has_stalled(self.now);
+        let stalled_for = connection.stalled_for(self.now);
         let end = match &connection.phase {
             Phase::Handshaking { deadline } if *deadline <= self.now => End::NoRequest,
             Phase::Negotiating { deadline, .. } if *deadline <= self.now => End::NoLink {
                 seconds: listener.negotiation_timeout.as_secs(),
             },
             Phase::Ending { deadline, .. } if *deadline <= self.now => End::Closed,
-            Phase::Open(_) if has_stalled => End::Stalled {
+            Phase::Open(_) if stalled_for > limits::STALL_TIMEOUT => End::Stalled {
                 bytes: connection.egress.bytes(),
             },
+            // It had its chance to read what waited.
+            Phase::Open(_) if self.draining && stalled_for > limits::LINGER => End::Drained,
             Phase::Open(_) => match connection.pinged_at {
                 Some(at) if self.now.duration_since(at) > timeout => End::Silent {
                     seconds: timeout.as_secs(),
