@@ -8,6 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use slim_bench::h2_server::H2Server;
 use slim_bench::own_server::OwnServer;
 use slim_bench::{publishes, wire};
+use slim_proto::http2::FRAME_HEADER_BYTES;
 
 mod settings;
 
@@ -26,9 +27,9 @@ impl Reads {
     fn of(messages: usize) -> Reads {
         let message = publishes::signed_of(MESSAGE_BYTES);
         let frame = wire::data_frame(std::iter::repeat_n(&message[..], messages));
-        let reply_bytes = u32::try_from(frame.len()).expect("a frame");
-        let reads_an_update = wire::WINDOW_BYTES / 2 / reply_bytes;
-        let updates = wire::window_updates(reads_an_update * (reply_bytes - 9));
+        let payload_bytes = u32::try_from(frame.len() - FRAME_HEADER_BYTES).expect("a frame");
+        let reads_an_update = wire::WINDOW_BYTES / 2 / payload_bytes;
+        let updates = wire::window_updates(reads_an_update * payload_bytes);
         Reads {
             frame_and_updates: [&frame[..], &updates].concat(),
             frame,

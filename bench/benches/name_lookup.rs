@@ -2,6 +2,7 @@
 //!
 //! `hit` asks for every name in turn, in an order that no prefetcher guesses; `hot` for 64 of them; `miss` for names
 //! that nobody subscribed to. `service` and `instance` have all ids under one prefix, and ask for any of them or for one.
+//! One shard, so a miss is known to be one; among several, a shard that owns neither name nor copy asks the owner once.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use slim_proto::name::{InstanceId, RouteName};

@@ -63,6 +63,9 @@ pub struct Figures {
     pub on_processor: Duration,
     /// Of the serving thread, if they were to be counted.
     pub system_calls: Option<u64>,
+    /// The part of the machine's processor time that other processes had. They make every system call and every wake-up
+    /// dearer, and not alike for all servers: a figure from a busy machine is no figure.
+    pub others_share: f64,
 }
 
 impl Figures {
@@ -120,6 +123,7 @@ pub fn measure(
         wall: after.at - before.at,
         on_processor: after.on_processor - before.on_processor,
         system_calls,
+        others_share: after.machine.others_share_since(&before.machine),
     })
 }
 
@@ -127,6 +131,7 @@ struct Moment {
     at: Instant,
     round_trips: u64,
     on_processor: Duration,
+    machine: Ticks,
 }
 
 impl Moment {
@@ -135,6 +140,7 @@ impl Moment {
             at: Instant::now(),
             round_trips: load.round_trips.load(Ordering::Relaxed),
             on_processor: serving.thread.on_processor(),
+            machine: Ticks::now(),
         }
     }
 }
@@ -279,6 +285,40 @@ impl KernelThread {
             .next()
             .and_then(|field| field.parse().ok());
         Duration::from_nanos(nanoseconds.expect("the first field is a number"))
+    }
+}
+
+/// Processor time since boot, in clock ticks, over all cores.
+struct Ticks {
+    total: u64,
+    busy: u64,
+    /// This process's part of `busy`.
+    own: u64,
+}
+
+impl Ticks {
+    fn now() -> Ticks {
+        let sum = |text: &str, skipped: usize, summed: usize| -> u64 {
+            let fields = text.split_whitespace().skip(skipped).take(summed);
+            fields.filter_map(|field| field.parse::<u64>().ok()).sum()
+        };
+        let machine = fs::read_to_string("/proc/stat").expect("procfs is mounted");
+        // `cpu`, user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
+        let total = sum(&machine, 1, 8);
+        let process = fs::read_to_string("/proc/self/stat").expect("procfs is mounted");
+        // The name, in parentheses, may hold spaces. Behind it, utime and stime are the 12th and 13th field.
+        let behind_name = process.rsplit(')').next().unwrap_or_default();
+        Ticks {
+            total,
+            busy: total - sum(&machine, 4, 2),
+            own: sum(behind_name, 11, 2),
+        }
+    }
+
+    fn others_share_since(&self, before: &Ticks) -> f64 {
+        let busy = self.busy.saturating_sub(before.busy);
+        let others = busy.saturating_sub(self.own.saturating_sub(before.own));
+        others as f64 / self.total.saturating_sub(before.total).max(1) as f64
     }
 }
 
