@@ -62,8 +62,9 @@ fn serve(config: Config) -> Result<(), RouterError> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RouterError::Signals)?;
     let router = Router::start(config)?;
     let addresses: Vec<String> = router.addresses().iter().map(ToString::to_string).collect();
+    let plural = if shards.get() == 1 { "" } else { "s" };
     info!(
-        "serving {} in clear text on {shards} shard(s)",
+        "serving {} in clear text on {shards} shard{plural}",
         addresses.join(", ")
     );
     let drain = router.drainer();

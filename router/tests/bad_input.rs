@@ -419,6 +419,25 @@ fn assert_no_link(router: &TestRouter, message: &[u8], status: u32) {
 }
 
 #[test]
+fn a_client_that_answers_no_keepalive_ping_is_cut_and_its_name_goes() {
+    for shards in SHARDS {
+        let mut world = World::with(shards, |config| {
+            config.listeners[0].keepalive_interval = Duration::from_millis(200);
+            config.listeners[0].keepalive_timeout = Duration::from_millis(500);
+        });
+        let mut silent = world.router.connect();
+        silent.subscribe(&name("silent"));
+        let gives_up_at = Instant::now() + PATIENCE;
+        while world.router.count("ended_keepalive") == 0 {
+            assert!(Instant::now() < gives_up_at);
+            world.bystanders_talk();
+        }
+        world.pair[0].publish(&name("silent"), b"nobody");
+        world.expect_counts(&[("ended_keepalive", 1), ("dropped_no_route", 1)]);
+    }
+}
+
+#[test]
 fn an_empty_and_an_unknown_message_are_dropped_and_the_link_works_on() {
     for shards in SHARDS {
         let mut world = World::new(shards);

@@ -1,6 +1,6 @@
 //! The connections of one shard that subscribed to one name.
 
-use std::collections::hash_map::RandomState;
+use ahash::RandomState;
 
 use indexmap::IndexMap;
 
