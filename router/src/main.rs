@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
+use rlimit::Resource;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use slim_router::args::Args;
 use slim_router::config::Config;
 use slim_router::{Router, RouterError, logging};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Also what clap exits with when the arguments are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -60,6 +61,7 @@ fn serve(config: Config) -> Result<(), RouterError> {
     let shards = config.shards;
     // Before anything starts: a signal during the start is then kept, not fatal.
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(RouterError::Signals)?;
+    raise_descriptor_limit();
     let router = Router::start(config)?;
     let addresses: Vec<String> = router.addresses().iter().map(ToString::to_string).collect();
     let plural = if shards.get() == 1 { "" } else { "s" };
@@ -82,6 +84,18 @@ fn serve(config: Config) -> Result<(), RouterError> {
         })
         .map_err(RouterError::Signals)?;
     router.wait_drained(drain_timeout)
+}
+
+/// A connection is a descriptor, and what a shell allows by default (often 1,024) is far below what is permitted.
+fn raise_descriptor_limit() {
+    let raised = Resource::NOFILE.get().and_then(|(_, most)| {
+        Resource::NOFILE.set(most, most)?;
+        Ok(most)
+    });
+    match raised {
+        Ok(limit) => debug!(limit, "file descriptors, one a connection"),
+        Err(error) => warn!(%error, "the limit on file descriptors stays as it is"),
+    }
 }
 
 /// As a shell reports a process that a signal ended.
