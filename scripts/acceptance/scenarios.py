@@ -1,10 +1,13 @@
 """What real clients do with a router. Each function takes a `World`, and returns if all of it held."""
 
 import hashlib
+import os
+import re
 import signal
+import sys
 
 from client_payload import payload_of
-from harness import expect
+from harness import HERE, Process, expect
 
 P2P, GROUP = "POINT_TO_POINT", "GROUP"
 MODERATOR = "org/ns/moderator"
@@ -265,8 +268,23 @@ def terminated_mls(world):
     restart(world, mls=True, take_away=terminated)
 
 
+# ---- what the README promises
+
+
+def readme(world):
+    """The README's own lines, but for the port, show a message arriving."""
+    world.serve()
+    with open(os.path.join(HERE, "..", "..", "README.md")) as file:
+        [lines] = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)
+    expect("127.0.0.1:46357" in lines, "the README connects to another address")
+    reader = Process(world, [sys.executable, "-c", lines.replace("127.0.0.1:46357", world.endpoint)])
+    world.processes.append(reader)
+    reader.wait("line b'hello'", lambda: "b'hello'" in reader.log)
+
+
 # (name, scenario, deadline in seconds)
 ALL = [
+    ("readme", readme, 60),
     ("p2p", p2p_plain, 60),
     ("p2p-mls", p2p_mls, 60),
     ("unix-socket", unix_socket, 60),
