@@ -91,7 +91,13 @@ def anycast_spread(world):
         session = client.create(P2P, "org/ns/pool").result()
         client.do("publish", session=session, text=f"job {number}")
         client.wait_text(session, f"job {number}", source="org/ns/pool")
-    shares = [len(member.events("session")) for member in pool]
+
+    def shares_of_all():
+        counts = [len(member.events("session")) for member in pool]
+        return counts if sum(counts) >= NEW_SESSIONS else None
+
+    # A member's word that it has a session can be read after the client's that it had the answer.
+    shares = client.wait(f"{NEW_SESSIONS} sessions in the pool", shares_of_all)
     expect(sum(shares) == NEW_SESSIONS, f"{NEW_SESSIONS} sessions reached the pool as {shares}")
     expect(min(shares) > 0, f"an instance got no session at all: {shares}")
 
