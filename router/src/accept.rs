@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -33,6 +33,45 @@ pub enum ListenError {
 pub struct Bound {
     pub address: ListenAddress,
     pub sockets: Vec<Socket>,
+    /// To be kept for as long as the address is served.
+    pub file: Option<SocketFile>,
+}
+
+/// The file of a Unix listener. Dropping it removes the file, unless another router has put its own in its place since:
+/// that one may start as soon as ours has stopped listening, which is long before our last link has ended.
+pub struct SocketFile {
+    path: PathBuf,
+    made: Option<Made>,
+}
+
+/// What tells a socket file from a later one: inode numbers are used again.
+#[derive(PartialEq, Eq)]
+struct Made {
+    device: u64,
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Made {
+    fn of(path: &Path) -> Option<Made> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Made {
+            device: found.dev(),
+            inode: found.ino(),
+            seconds: found.mtime(),
+            nanoseconds: found.mtime_nsec(),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.made.is_some() && Made::of(&self.path) == self.made {
+            // It may be gone by now, which is as well.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Bound {
@@ -84,6 +123,7 @@ fn tcp(address: SocketAddr, shards: u16) -> Result<Bound, ListenError> {
     Ok(Bound {
         address: ListenAddress::Tcp(address),
         sockets,
+        file: None,
     })
 }
 
@@ -120,9 +160,14 @@ fn unix(path: &Path) -> Result<Bound, ListenError> {
     socket
         .bind(&SockAddr::unix(path).map_err(fail)?)
         .map_err(fail)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        made: Made::of(path),
+    };
     Ok(Bound {
         address,
         sockets: vec![socket],
+        file: Some(file),
     })
 }
 

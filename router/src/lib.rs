@@ -35,8 +35,8 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use slim_ring::{Ring, RingError};
 use tracing::{info, warn};
 
-use accept::Bound;
 pub use accept::ListenError;
+use accept::{Bound, SocketFile};
 use config::{Config, ListenAddress};
 use control::Orders;
 use metrics::{Counters, Snapshot};
@@ -67,6 +67,8 @@ pub struct Router {
     counters: Vec<Arc<Counters>>,
     hosts: Mutex<Vec<ExecutorJoinHandle<()>>>,
     finished: Mutex<mpsc::Receiver<(ShardId, Result<(), RouterError>)>>,
+    /// Let go of last, when no shard listens any more.
+    _socket_files: Vec<SocketFile>,
 }
 
 impl Router {
@@ -136,7 +138,9 @@ impl Router {
             bound.listen()?;
         }
         let mut sockets: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
+        let mut socket_files = Vec::new();
         for (listener, bound) in (0u16..).zip(bound) {
+            socket_files.extend(bound.file);
             for (shard, socket) in bound.sockets.into_iter().enumerate() {
                 sockets[shard].push((socket.into(), listener));
             }
@@ -150,6 +154,7 @@ impl Router {
             counters,
             hosts: Mutex::new(hosts),
             finished: Mutex::new(finished),
+            _socket_files: socket_files,
         })
     }
 
@@ -238,12 +243,6 @@ impl Drop for Router {
         for host in hosts {
             if let Err(error) = host.join() {
                 warn!(%error, "a shard did not end as it should");
-            }
-        }
-        for address in &self.addresses {
-            if let ListenAddress::Unix(path) = address {
-                // Gone already, or another router's by now: either way not ours to mind.
-                let _ = std::fs::remove_file(path);
             }
         }
         let counters = self.counters();

@@ -363,6 +363,33 @@ fn a_unix_socket_serves_like_tcp() {
 }
 
 #[test]
+fn a_router_that_drains_leaves_its_successor_the_unix_socket() {
+    use slim_router::config::{ListenAddress, ListenerConfig};
+    let directory = std::env::temp_dir().join(format!("slim-successor-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("dp.sock");
+    let start = || {
+        TestRouter::start_with(1, |config| {
+            let listener = ListenerConfig::new(ListenAddress::Unix(path.clone()));
+            config.listeners = vec![listener];
+        })
+    };
+    let router = start();
+    router.router().drain();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it still listens");
+    }
+    let successor = start();
+    drop(router);
+    let mut client = Client::negotiate(Http2::connect_unix(&path), dialer());
+    client.subscribe(&name("here"));
+    drop((client, successor));
+    assert!(!path.exists());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn a_client_that_half_closes_resets_or_hangs_up_has_ended_its_link() {
     for shards in [1, 2] {
         let router = TestRouter::start(shards);
