@@ -4,9 +4,10 @@
 //! One lane pair for each direction of each pair of shards; a lane has one writer and one reader. What a shard has to
 //! say gathers in its outboxes during a turn and goes out at the end of it, with one wake-up for each shard that sleeps.
 //!
-//! The order that [`crate::routes`] relies on: a confirmation ([`Notice::Updated`]) leaves only when no message waits in
-//! any outbox, and a reader takes the control lane *before* the message lanes but acts on it *after* them. So when a
-//! shard learns that a change is visible everywhere, every message that was routed by the old knowledge has arrived.
+//! The order that [`crate::routes`] relies on: a confirmation ([`Notice::Updated`], [`Notice::Counted`]) leaves only when
+//! every message that was in an outbox before it has left, and a reader takes the control lane *before* the message lanes
+//! but acts on it *after* them. So when a shard learns that a change is visible everywhere, every message that was routed
+//! by the old knowledge has arrived. Messages that come later are not waited for: under load there always are some.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -138,14 +139,6 @@ impl Lane {
         }
     }
 
-    /// Sends a parcel, and takes its weight off the outbox it comes from.
-    fn send(&self, parcel: Box<Parcel>, outbox_weight: &mut usize) -> Result<(), Box<Parcel>> {
-        let weight = parcel.weight;
-        self.parcels.push(parcel)?;
-        *outbox_weight -= weight;
-        Ok(())
-    }
-
     fn is_empty(&self) -> bool {
         self.parcels.is_empty() && self.control.is_empty()
     }
@@ -208,7 +201,20 @@ struct Outbox {
     closed: VecDeque<Box<Parcel>>,
     /// Message bytes in `open` and `closed`.
     weight: usize,
+    /// Parcels, the first ones, that go before the confirmations that are leaving.
+    ahead: usize,
     control: Vec<Control>,
+}
+
+impl Outbox {
+    /// Sends a parcel of this outbox, the first one. If the lane is full, it comes back.
+    fn send(&mut self, parcel: Box<Parcel>, lane: &Lane) -> Result<(), Box<Parcel>> {
+        let weight = parcel.weight;
+        lane.parcels.push(parcel)?;
+        self.weight -= weight;
+        self.ahead = self.ahead.saturating_sub(1);
+        Ok(())
+    }
 }
 
 /// One shard's end of the mesh.
@@ -216,8 +222,9 @@ pub struct Mesh {
     shard: ShardId,
     web: Arc<Web>,
     outboxes: Vec<Outbox>,
-    /// Confirmations that must not overtake messages.
+    /// Confirmations that must not overtake messages: those that gather, and those whose messages are being sent.
     confirmations: Vec<(ShardId, Control)>,
+    confirmations_leaving: Vec<(ShardId, Control)>,
     /// Control batches taken and not yet acted on.
     received: VecDeque<(ShardId, Vec<Control>)>,
     /// Publishers that wait for the outbox to this shard to empty.
@@ -232,6 +239,7 @@ impl Mesh {
             open: Box::default(),
             closed: VecDeque::new(),
             weight: 0,
+            ahead: 0,
             control: Vec::new(),
         };
         Mesh {
@@ -240,6 +248,7 @@ impl Mesh {
             lane_holds: (0..web.shards).map(|_| Vec::new()).collect(),
             web,
             confirmations: Vec::new(),
+            confirmations_leaving: Vec::new(),
             received: VecDeque::new(),
         }
     }
@@ -278,7 +287,7 @@ impl Mesh {
     }
 
     pub fn tell(&mut self, to: ShardId, control: Control) {
-        if let Control::Notice(Notice::Updated { .. }) = control {
+        if let Control::Notice(Notice::Updated { .. } | Notice::Counted { .. }) = control {
             self.confirmations.push((to, control));
         } else {
             self.outboxes[usize::from(to.0)].control.push(control);
@@ -290,13 +299,18 @@ impl Mesh {
         if self.web.shards == 1 {
             return;
         }
-        let mut backed_up = false;
+        if self.confirmations_leaving.is_empty() && !self.confirmations.is_empty() {
+            std::mem::swap(&mut self.confirmations_leaving, &mut self.confirmations);
+            for outbox in &mut self.outboxes {
+                outbox.ahead = outbox.closed.len() + usize::from(!outbox.open.messages.is_empty());
+            }
+        }
         for to in self.peers() {
             let lane = self.web.lane(self.shard, to);
             let outbox = &mut self.outboxes[usize::from(to.0)];
             let mut sent = false;
             while let Some(parcel) = outbox.closed.pop_front() {
-                match lane.send(parcel, &mut outbox.weight) {
+                match outbox.send(parcel, lane) {
                     Ok(()) => sent = true,
                     Err(parcel) => {
                         outbox.closed.push_front(parcel);
@@ -310,15 +324,12 @@ impl Mesh {
                 && !lane.parcels.is_full()
             {
                 let next = lane.empties.pop().unwrap_or_default();
-                match lane.send(
-                    std::mem::replace(&mut outbox.open, next),
-                    &mut outbox.weight,
-                ) {
+                let parcel = std::mem::replace(&mut outbox.open, next);
+                match outbox.send(parcel, lane) {
                     Ok(()) => sent = true,
                     Err(parcel) => outbox.closed.push_back(parcel),
                 }
             }
-            backed_up |= outbox.weight > 0;
             if sent {
                 self.wake(to, ring);
             }
@@ -326,8 +337,8 @@ impl Mesh {
                 released.append(&mut self.lane_holds[usize::from(to.0)]);
             }
         }
-        if !backed_up {
-            for (to, control) in self.confirmations.drain(..) {
+        if self.outboxes.iter().all(|outbox| outbox.ahead == 0) {
+            for (to, control) in self.confirmations_leaving.drain(..) {
                 self.outboxes[usize::from(to.0)].control.push(control);
             }
         }
@@ -364,6 +375,7 @@ impl Mesh {
     /// Whether anything waits at this end that the next turn can move.
     fn is_backed_up(&self) -> bool {
         !self.confirmations.is_empty()
+            || !self.confirmations_leaving.is_empty()
             || self
                 .outboxes
                 .iter()
@@ -431,5 +443,133 @@ impl Mesh {
 
     pub fn senders(&self) -> impl Iterator<Item = ShardId> + use<> {
         self.peers()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slim_proto::message::{peer_subscribe, wire};
+    use slim_proto::route_header::{self, Parsed};
+    use slim_ring::RingConfig;
+
+    use super::*;
+
+    const PUBLISHER: Slot = Slot {
+        index: 0,
+        generation: 0,
+    };
+
+    /// One shard's end of a web of three, and the lanes.
+    struct End {
+        ring: Ring,
+        mesh: Mesh,
+        header: RouteHeader,
+    }
+
+    impl End {
+        fn new() -> End {
+            let ring = Ring::new(RingConfig {
+                submission_entries: 8,
+                completion_entries: 16,
+                receive_buffers: 1,
+                receive_buffer_bytes: 4_096,
+                sockets_max: 1,
+            })
+            .unwrap();
+            let name = wire::Name {
+                name: Some(wire::EncodedName::default()),
+                ..Default::default()
+            };
+            let Ok(Parsed::Routed(header)) = route_header::parse(&peer_subscribe(name, 1, 8))
+            else {
+                panic!("a whole message");
+            };
+            End {
+                mesh: Mesh::join(ShardId(0), Web::new(3), &ring),
+                ring,
+                header,
+            }
+        }
+
+        /// Each of these fills a parcel.
+        fn consign(&mut self, messages: usize) {
+            let message = vec![0; limits::MESH_PARCEL_BYTES];
+            for _ in 0..messages {
+                self.mesh
+                    .consign(ShardId(1), &self.header, PUBLISHER, &message, None);
+            }
+        }
+
+        fn flush(&mut self) {
+            self.mesh.flush(&mut self.ring, &mut Vec::new());
+        }
+
+        /// Takes one parcel, as shard 1.
+        fn take_parcel(&self) -> bool {
+            let lane = self.mesh.web.lane(ShardId(0), ShardId(1));
+            lane.parcels.pop().is_some()
+        }
+
+        fn has_told(&self, to: u16) -> bool {
+            let lane = self.mesh.web.lane(ShardId(0), ShardId(to));
+            !lane.control.is_empty()
+        }
+    }
+
+    fn updated() -> Control {
+        Control::Notice(Notice::Updated { change: 1 })
+    }
+
+    fn counted() -> Control {
+        Control::Notice(Notice::Counted {
+            name: slim_proto::name::RouteName {
+                prefix: [0; 3],
+                id: slim_proto::name::InstanceId::NULL,
+            },
+            ticket: 1,
+        })
+    }
+
+    #[test]
+    fn a_confirmation_leaves_at_once_when_no_message_waits() {
+        let mut end = End::new();
+        end.consign(1);
+        end.mesh.tell(ShardId(2), updated());
+        end.flush();
+        assert!(end.has_told(2));
+    }
+
+    #[test]
+    fn a_confirmation_waits_for_the_messages_before_it_and_not_for_those_that_keep_coming() {
+        const WAITING: usize = 3;
+        for confirmation in [updated, counted] {
+            let mut end = End::new();
+            end.consign(limits::MESH_LANE_PARCELS + WAITING);
+            end.mesh.tell(ShardId(2), confirmation());
+            end.flush();
+            for _ in 0..WAITING {
+                assert!(!end.has_told(2), "it overtook a message");
+                assert!(end.take_parcel());
+                end.consign(1);
+                end.flush();
+            }
+            assert!(end.has_told(2), "the flood keeps it");
+            assert!(!end.mesh.may_sleep(), "messages wait");
+        }
+    }
+
+    #[test]
+    fn a_confirmation_waits_for_the_parcel_that_is_open() {
+        let mut end = End::new();
+        end.consign(limits::MESH_LANE_PARCELS);
+        end.mesh
+            .consign(ShardId(1), &end.header, PUBLISHER, b"small", None);
+        end.mesh.tell(ShardId(2), updated());
+        end.flush();
+        assert!(!end.has_told(2));
+        assert!(end.take_parcel());
+        end.flush();
+        assert!(end.has_told(2));
+        assert!(!end.mesh.is_backed_up());
     }
 }
