@@ -50,7 +50,8 @@ impl Orders {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Called once by each shard. The last one wakes the others, which wait for it.
+    /// Called once by each shard, when what it accepted for others is in their lanes. The last one wakes the others, which
+    /// wait for it.
     pub fn listeners_closed(&self) {
         if self.listening.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wake_all();

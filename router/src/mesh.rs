@@ -372,14 +372,17 @@ impl Mesh {
         }
     }
 
+    /// Whether all that other shards must hear, messages and confirmations apart, is in the lanes.
+    pub fn has_told_all(&self) -> bool {
+        self.outboxes.iter().all(|outbox| outbox.control.is_empty())
+    }
+
     /// Whether anything waits at this end that the next turn can move.
     fn is_backed_up(&self) -> bool {
         !self.confirmations.is_empty()
             || !self.confirmations_leaving.is_empty()
-            || self
-                .outboxes
-                .iter()
-                .any(|outbox| !outbox.control.is_empty() || outbox.weight > 0)
+            || !self.has_told_all()
+            || self.outboxes.iter().any(|outbox| outbox.weight > 0)
     }
 
     /// Announces that this shard is about to wait. False if something has come in the meantime, or if a full lane must be

@@ -51,8 +51,10 @@ struct Listening {
 #[derive(PartialEq, Eq)]
 enum Drain {
     No,
-    /// This shard's listeners are closing; no link may end before all shards' are closed (T2).
+    /// This shard's listeners are closing, and what they accepted last is on its way to the shards that serve it.
     Listeners,
+    /// That is done here; no link may end before it is done on all shards (T2).
+    Others,
     Links,
 }
 
@@ -339,9 +341,6 @@ impl Shard {
             }
             Event::ListenerClosed { listener } => {
                 self.listeners.retain(|listening| listening.id != listener);
-                if self.listeners.is_empty() && self.drain == Drain::Listeners {
-                    self.orders.listeners_closed();
-                }
             }
             Event::ReceiveEnded { socket, cause } => match cause {
                 ReceiveEnd::Eof => self.core.peer_closed(socket.into()),
@@ -390,13 +389,20 @@ impl Shard {
             for listening in &self.listeners {
                 self.ring.unlisten(listening.id);
             }
-            if self.listeners.is_empty() {
-                self.orders.listeners_closed();
-            }
         }
-        if self.drain == Drain::Listeners && self.orders.all_listeners_closed() {
+        if self.drain == Drain::Listeners
+            && self.listeners.is_empty()
+            && self.core.mesh.has_told_all()
+        {
+            self.drain = Drain::Others;
+            self.orders.listeners_closed();
+        }
+        if self.drain == Drain::Others && self.orders.all_listeners_closed() {
             self.drain = Drain::Links;
+            // The last connections that others accepted for this shard are in the lanes by now.
+            self.core.receive_mesh(&mut self.ring);
             self.core.drain_links();
+            self.core.settle();
             self.core.flush(&mut self.ring);
         }
     }
