@@ -35,6 +35,8 @@ pub struct Connection {
     pub parked: VecDeque<Bytes>,
     /// Receivers, lanes and directory answers that this publisher waits for.
     pub holds: u32,
+    /// Subscribes and unsubscribes that not every shard has seen yet.
+    pub unsettled: u32,
     /// Flow-controlled bytes received for which no credit has been given back yet.
     pub withheld_bytes: u32,
     pub heard_at: Instant,
@@ -122,6 +124,7 @@ impl Connection {
             },
             parked: VecDeque::new(),
             holds: 0,
+            unsettled: 0,
             withheld_bytes: 0,
             heard_at: now,
             pinged_at: None,
@@ -144,8 +147,12 @@ impl Connection {
         self.holds > 0 || !self.parked.is_empty()
     }
 
-    /// Gives credit back for what was read while nothing held this publisher.
+    /// Gives credit back for what was read, unless this client must wait: for what its publishes wait for, or for the
+    /// other shards to see what it subscribed to.
     pub fn release_credit(&mut self) {
+        if self.is_held() || self.unsettled >= limits::SUBSCRIPTIONS_UNSETTLED_MAX {
+            return;
+        }
         let bytes = std::mem::take(&mut self.withheld_bytes);
         self.http2.release(bytes, &mut self.egress.control);
     }

@@ -246,10 +246,8 @@ impl Core {
             self.publish(connection, &message, Some(&message), header);
             connection.parked.append(&mut behind);
         }
-        if !connection.is_held() {
-            connection.release_credit();
-            self.mark_dirty(connection);
-        }
+        connection.release_credit();
+        self.mark_dirty(connection);
     }
 }
 

@@ -44,9 +44,7 @@ impl Core {
                             return Err(End::LinkEnded);
                         }
                     }
-                    if !connection.is_held() {
-                        connection.release_credit();
-                    }
+                    connection.release_credit();
                 }
                 Event::Trailers { stream } | Event::Reset { stream, .. } => {
                     if connection.stream() == Some(stream) {
@@ -290,10 +288,15 @@ impl Core {
         }
         match header.kind {
             Kind::Subscribe => match link.subscriptions.add(record) {
-                Recorded::New => self
-                    .routes
-                    .subscribe(slot, link.class, name, subscription_id),
-                Recorded::Repeated => self.routes.confirm(slot, name, subscription_id),
+                Recorded::New => {
+                    connection.unsettled += 1;
+                    self.routes
+                        .subscribe(slot, link.class, name, subscription_id);
+                }
+                Recorded::Repeated => {
+                    connection.unsettled += 1;
+                    self.routes.confirm(slot, name, subscription_id);
+                }
                 Recorded::Full => {
                     if self.log_gate.admit(self.now, &self.counters) {
                         info!(peer = %connection.peer, limit = limits::SUBSCRIPTIONS_PER_CONNECTION_MAX,
@@ -311,6 +314,7 @@ impl Core {
                     let text = self.why_unknown(connection, &record);
                     return self.refuse_subscription(connection, subscription_id, &text);
                 }
+                connection.unsettled += 1;
                 self.routes.unsubscribe(slot, name, subscription_id);
             }
             Kind::Publish => {}

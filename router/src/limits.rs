@@ -38,7 +38,7 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1;
 /// Largest message in bytes, either way (dataplane 1.5). Above: the link ends.
 pub const MESSAGE_BYTES_MAX: usize = slim_proto::grpc::MESSAGE_BYTES_MAX;
 
-/// From accept to an OpenChannel request, and from the end of a link to the end of its connection.
+/// From accept to an OpenChannel request.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two looks at deadlines. No deadline is met more exactly than this.
@@ -92,6 +92,10 @@ pub const ACKS_WAITING_MAX: usize = 65_536;
 
 /// Subscriptions of one connection. Above: answered with an error ack and counted.
 pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 65_536;
+
+/// Subscribes and unsubscribes of one connection that other shards have not all seen. Above: no credit until half of them
+/// are settled, so that nobody changes names faster than all shards can follow.
+pub const SUBSCRIPTIONS_UNSETTLED_MAX: u32 = 1_024;
 
 /// Names that one shard remembers from other shards' directories, absent ones included. Full: the least used is forgotten.
 pub const ROUTE_CACHE_NAMES_MAX: usize = 65_536;

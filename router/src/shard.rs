@@ -677,13 +677,17 @@ impl Core {
             } in std::mem::take(&mut self.routes.settled)
             {
                 self.counters.subscriptions_acknowledged.add(1);
-                if subscription_id == 0 {
-                    continue;
-                }
                 let Some(mut connection) = self.connections.take(connection) else {
                     continue;
                 };
-                if let Err(end) = self.acknowledge(&mut connection, subscription_id, Ok(())) {
+                connection.unsettled = connection.unsettled.saturating_sub(1);
+                if connection.unsettled == limits::SUBSCRIPTIONS_UNSETTLED_MAX / 2 {
+                    connection.release_credit();
+                    self.mark_dirty(&mut connection);
+                }
+                if subscription_id != 0
+                    && let Err(end) = self.acknowledge(&mut connection, subscription_id, Ok(()))
+                {
                     self.end(&mut connection, &end);
                 }
                 self.connections.put(connection);

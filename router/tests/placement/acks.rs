@@ -32,6 +32,44 @@ fn an_acked_subscription_is_seen_by_every_fan_out_publisher_at_once() {
     acked_means_visible(To::All);
 }
 
+/// More at a time than `limits::SUBSCRIPTIONS_UNSETTLED_MAX`, and more bytes than a window: the router makes it wait, and
+/// lets it go on.
+#[test]
+fn who_joins_and_leaves_without_waiting_gets_every_ack() {
+    const CHANGES: u64 = 20_000;
+    const AT_A_TIME: usize = 2_500;
+    for shards in [1, 2, 8] {
+        let router = TestRouter::start(shards);
+        let mut publishers: Vec<_> = (0..shards).map(|_| router.connect()).collect();
+        // Each shard has a copy, which every change must reach.
+        for publisher in &mut publishers {
+            publisher.publish(&name("app"), b"to nobody");
+        }
+        router.await_count("dropped_no_route", u64::from(shards));
+        let mut client = router.connect();
+        let ids: Vec<u64> = (0..CHANGES).collect();
+        for ids in ids.chunks(AT_A_TIME) {
+            let messages: Vec<_> = ids
+                .iter()
+                .map(|id| {
+                    let subscription_id = id / 2 + 1;
+                    let name = id_name("app", 1);
+                    let message = match id % 2 {
+                        0 => subscribe(&name, subscription_id),
+                        _ => unsubscribe(&name, subscription_id),
+                    };
+                    sign(client.mac(), &message)
+                })
+                .collect();
+            client.http2.send_messages(&messages);
+        }
+        for _ in 0..CHANGES {
+            assert!(client.next_ack().success);
+        }
+        nothing_lost_but(&router, &[("dropped_no_route", u64::from(shards))]);
+    }
+}
+
 /// In each round a publisher on another shard, which knows that nobody has the name, publishes the instant the ack is there.
 /// Even rounds use a new name each, odd ones a few names again and again.
 fn acked_means_visible(to: To) {
