@@ -46,9 +46,10 @@ impl Core {
             Route::Found => match rewritten(&header, message) {
                 Some((message, header)) => {
                     self.preimage.build(&message, &header);
-                    self.send_to(&delivery.local, connection, &message, None, &header);
+                    let shared = Some(&message);
+                    self.send_to(&delivery.local, connection, &message, shared, &header);
                     for shard in delivery.shards() {
-                        self.send_to_shard(shard, connection, &message, None, &header);
+                        self.send_to_shard(shard, connection, &message, shared, &header);
                     }
                 }
                 None => self.counters.dropped_too_large.add(1),
@@ -253,8 +254,8 @@ impl Core {
 
 /// The form in which a message that cannot be patched is forwarded: without `recv_from` and `forward_to` (T3), with room
 /// for ttl and tag. `None` if that exceeds what receivers accept (T9).
-fn rewritten(header: &RouteHeader, message: &[u8]) -> Option<(Vec<u8>, RouteHeader)> {
-    let rewritten = header.rewrite_for_forwarding(message).ok()?;
+fn rewritten(header: &RouteHeader, message: &[u8]) -> Option<(Bytes, RouteHeader)> {
+    let rewritten = Bytes::from(header.rewrite_for_forwarding(message).ok()?);
     if rewritten.len() > limits::MESSAGE_BYTES_MAX {
         return None;
     }

@@ -155,9 +155,11 @@ impl Core {
         match route_header::parse(message)? {
             Parsed::Routed(header) => self.on_routed(connection, message, shared, header),
             Parsed::NeedsMerge => {
-                let merged = route_header::merge(message)?;
+                let merged = Bytes::from(route_header::merge(message)?);
                 match route_header::parse(&merged)? {
-                    Parsed::Routed(header) => self.on_routed(connection, &merged, None, header),
+                    Parsed::Routed(header) => {
+                        self.on_routed(connection, &merged, Some(&merged), header)
+                    }
                     other => self.on_other(&other),
                 }
             }
