@@ -16,7 +16,7 @@
 //! read less than that within [`limits::EGRESS_GRACE`].
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slim_proto::grpc;
@@ -463,10 +463,13 @@ impl Egress {
     /// Whether a pressed receiver has used up its grace. One that took [`limits::EGRESS_LOW_BYTES`] meanwhile reads,
     /// only slowly: it gets another, for its publishers wait and lose nothing. The largest message alone may take it
     /// longer than one.
-    pub fn has_stopped(&mut self, now: Instant) -> bool {
+    ///
+    /// - `late`: how much of the time since this was last asked is the router's own, and is not held against the receiver.
+    pub fn has_stopped(&mut self, now: Instant, late: Duration) -> bool {
         let Some(pressed) = &mut self.pressed else {
             return false;
         };
+        pressed.since += late;
         if now.duration_since(pressed.since) < limits::EGRESS_GRACE {
             return false;
         }

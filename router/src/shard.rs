@@ -368,9 +368,10 @@ impl Shard {
 
     /// Looks at deadlines, each connection once in [`limits::SWEEP_PARTS`] sweeps.
     fn sweep(&mut self) {
+        let late = self.core.now.duration_since(self.sweep_at);
         self.sweep_at = self.core.now + limits::SWEEP_INTERVAL;
         self.sweep_part = (self.sweep_part + 1) % limits::SWEEP_PARTS;
-        self.core.sweep_pressed();
+        self.core.sweep_pressed(late);
         self.core.sweep_connections(self.sweep_part);
         self.core
             .counters
@@ -754,7 +755,9 @@ impl Core {
     }
 
     /// Cuts receivers above the mark that have stopped reading.
-    fn sweep_pressed(&mut self) {
+    ///
+    /// - `late`: by how much this sweep missed its time, because a turn took long: nobody was sent anything meanwhile.
+    fn sweep_pressed(&mut self, late: Duration) {
         let mut pressed = std::mem::take(&mut self.pressed);
         pressed.retain(|slot| {
             let Some(connection) = self.connections.get_mut(*slot) else {
@@ -764,7 +767,7 @@ impl Core {
                 connection.egress.listed = false;
                 return false;
             }
-            if !connection.egress.has_stopped(self.now) {
+            if !connection.egress.has_stopped(self.now, late) {
                 return true;
             }
             let end = End::Slow {

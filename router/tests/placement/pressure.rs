@@ -254,3 +254,39 @@ fn an_ack_passes_the_data_that_waits_for_the_same_client() {
     }
     nothing_lost_but(&router, &[]);
 }
+
+/// What one publisher may send before it is held, small messages to a large group, is work for many seconds here. That
+/// is the router's time, not the receivers'.
+#[test]
+fn nobody_is_cut_for_a_turn_that_takes_the_router_longer_than_the_grace() {
+    const PUBLISHERS: usize = 3;
+    const RECEIVERS: usize = 120;
+    // Nearly a window of each publisher.
+    const MESSAGES: usize = limits::RECEIVE_WINDOW_BYTES as usize / 450;
+    let router = TestRouter::start(1);
+    let group = name("group");
+    let mut receivers: Vec<_> = (0..RECEIVERS).map(|_| router.connect()).collect();
+    for receiver in &mut receivers {
+        receiver.subscribe(&group);
+    }
+    let mut publishers: Vec<_> = (0..PUBLISHERS).map(|_| router.connect()).collect();
+    let mut message = publish(&name("sender"), &group, &[0; 100]);
+    header_mut(&mut message).fanout = 256;
+    thread::scope(|scope| {
+        for receiver in &mut receivers {
+            scope.spawn(|| {
+                for i in 0..PUBLISHERS * MESSAGES {
+                    match receiver.http2.next_event() {
+                        Event::Message(_) => {}
+                        other => panic!("message {i}: {other:?}"),
+                    }
+                }
+            });
+        }
+        for publisher in &mut publishers {
+            let message = sign(publisher.mac(), &message);
+            publisher.http2.send_messages(&vec![message; MESSAGES]);
+        }
+    });
+    nothing_lost_but(&router, &[]);
+}
