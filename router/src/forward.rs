@@ -231,6 +231,10 @@ impl Core {
     /// Publishes what was parked, until the connection is held again or has caught up.
     pub fn resume(&mut self, connection: &mut Connection) {
         while connection.holds == 0 {
+            if self.has_done_enough() && !connection.parked.is_empty() {
+                self.postponed.push(connection.slot);
+                return;
+            }
             let Some(message) = connection.parked.pop_front() else {
                 // An idle connection keeps no memory for what it once had waiting.
                 connection.parked = VecDeque::new();

@@ -41,6 +41,11 @@ pub const MESSAGE_BYTES_MAX: usize = slim_proto::grpc::MESSAGE_BYTES_MAX;
 /// From accept to an OpenChannel request.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Messages put into receivers' egresses in one turn for what was read, and as many each for what other shards sent and
+/// for what was parked. Reached: what is left comes next turn, and everybody is sent to before. The last read or parcel
+/// taken in may exceed it.
+pub const STAGE_DELIVERIES: u64 = 32_768;
+
 /// Time between two looks at deadlines. No deadline is met more exactly than this.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 

@@ -227,6 +227,8 @@ pub struct Mesh {
     confirmations_leaving: Vec<(ShardId, Control)>,
     /// Control batches taken and not yet acted on.
     received: VecDeque<(ShardId, Vec<Control>)>,
+    /// Parcels of each sender that are to be dealt with before those batches.
+    due: Vec<usize>,
     /// Publishers that wait for the outbox to this shard to empty.
     pub lane_holds: Vec<Vec<Slot>>,
 }
@@ -242,6 +244,7 @@ impl Mesh {
             ahead: 0,
             control: Vec::new(),
         };
+        let shards = web.shards;
         Mesh {
             shard,
             outboxes: (0..web.shards).map(|_| outbox()).collect(),
@@ -250,6 +253,7 @@ impl Mesh {
             confirmations: Vec::new(),
             confirmations_leaving: Vec::new(),
             received: VecDeque::new(),
+            due: vec![0; usize::from(shards)],
         }
     }
 
@@ -413,21 +417,32 @@ impl Mesh {
         }
     }
 
-    /// Takes what came, control first: [`Mesh::next_control`] gives it out when the parcels have been dealt with.
+    /// Takes what came, control first: [`Mesh::next_control`] is to be asked when no parcel is due any more. Takes nothing
+    /// before.
     pub fn take_control(&mut self) {
+        if self.is_parcel_due() {
+            return;
+        }
         for from in self.peers() {
+            let lane = self.web.lane(from, self.shard);
             // Bounded by what is there now: a busy neighbour must not keep us here.
             for _ in 0..limits::MESH_CONTROL_BATCHES {
-                let Some(batch) = self.web.lane(from, self.shard).control.pop() else {
+                let Some(batch) = lane.control.pop() else {
                     break;
                 };
                 self.received.push_back((from, batch));
             }
         }
+        // After all control is taken, for one sender's may be about another's parcels.
+        for from in self.peers() {
+            self.due[usize::from(from.0)] = self.web.lane(from, self.shard).parcels.len();
+        }
     }
 
-    /// The next parcel from `from`; at most [`limits::MESH_LANE_PARCELS`] should be taken in a turn.
-    pub fn next_parcel(&self, from: ShardId) -> Option<Box<Parcel>> {
+    /// The next parcel from `from` that control waits for.
+    pub fn next_parcel(&mut self, from: ShardId) -> Option<Box<Parcel>> {
+        let due = &mut self.due[usize::from(from.0)];
+        *due = due.checked_sub(1)?;
         self.web.lane(from, self.shard).parcels.pop()
     }
 
@@ -438,6 +453,11 @@ impl Mesh {
             // Full means that the sender has all it needs.
             let _ = self.web.lane(from, self.shard).empties.push(parcel);
         }
+    }
+
+    /// Whether control that was taken waits for parcels.
+    pub fn is_parcel_due(&self) -> bool {
+        self.due.iter().any(|parcels| *parcels > 0)
     }
 
     pub fn next_control(&mut self) -> Option<(ShardId, Vec<Control>)> {

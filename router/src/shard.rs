@@ -85,6 +85,10 @@ pub struct Core {
     /// Publishers none of whose holds is left.
     pub resumable: Vec<Slot>,
     pub parked_bytes: usize,
+    /// `messages_delivered` as this stage of the turn began.
+    delivered_before: u64,
+    /// Publishers that nothing holds and that go on next turn, for this one has done enough.
+    pub postponed: Vec<Slot>,
     /// Receivers of bytes whose acknowledgement is due, oldest first; entries of connections that were sent to are stale.
     unacknowledged: VecDeque<(Instant, Slot)>,
     /// Sockets to close, and to half-close, at the end of the turn.
@@ -231,6 +235,8 @@ impl Shard {
             released: Vec::new(),
             resumable: Vec::new(),
             parked_bytes: 0,
+            delivered_before: 0,
+            postponed: Vec::new(),
             unacknowledged: VecDeque::new(),
             closing: Vec::new(),
             half_closing: Vec::new(),
@@ -266,7 +272,7 @@ impl Shard {
             let patience = due
                 .min(self.sweep_at)
                 .saturating_duration_since(self.core.now);
-            let wait = if self.core.mesh.may_sleep() {
+            let wait = if self.core.postponed.is_empty() && self.core.mesh.may_sleep() {
                 patience
             } else {
                 Duration::ZERO
@@ -274,13 +280,19 @@ impl Shard {
             self.ring.turn(Some(wait))?;
             self.core.mesh.awake();
             self.core.now = Instant::now();
-            while let Some(event) = self.ring.next_event() {
+            self.core.begin_stage();
+            while !self.core.has_done_enough()
+                && let Some(event) = self.ring.next_event()
+            {
                 self.on_event(event);
             }
+            self.core.begin_stage();
             self.core.receive_mesh(&mut self.ring);
             if self.core.now >= self.sweep_at {
                 self.sweep();
             }
+            self.core.begin_stage();
+            self.core.go_on();
             self.core.settle();
             self.core.flush(&mut self.ring);
             self.follow_orders();
@@ -401,7 +413,12 @@ impl Shard {
         if self.drain == Drain::Others && self.orders.all_listeners_closed() {
             self.drain = Drain::Links;
             // The last connections that others accepted for this shard are in the lanes by now.
-            self.core.receive_mesh(&mut self.ring);
+            // Twice, for this turn may have left some of what came before.
+            for _ in 0..2 {
+                while !self.core.receive_mesh(&mut self.ring) {
+                    self.core.begin_stage();
+                }
+            }
             self.core.drain_links();
             self.core.settle();
             self.core.flush(&mut self.ring);
@@ -636,18 +653,36 @@ impl Core {
         }
     }
 
-    /// Takes in what other shards sent.
-    fn receive_mesh(&mut self, ring: &mut Ring) {
+    /// Reads, parcels and parked messages have a share of a turn each, so that none of them waits for the others for ever.
+    fn begin_stage(&mut self) {
+        self.delivered_before = self.counters.messages_delivered.get();
+    }
+
+    /// Whether this stage has delivered so much that it should be sent before more is taken in. One message to a large
+    /// group is much work, and nobody is sent anything while a turn lasts.
+    pub fn has_done_enough(&self) -> bool {
+        self.counters.messages_delivered.get() - self.delivered_before >= limits::STAGE_DELIVERIES
+    }
+
+    /// Lets publishers go on that the last turn had no time for.
+    fn go_on(&mut self) {
+        self.resumable.append(&mut self.postponed);
+    }
+
+    /// Takes in what other shards sent. False if that is more than this turn should do: the rest comes next turn.
+    fn receive_mesh(&mut self, ring: &mut Ring) -> bool {
         // Control is taken first and acted on last: see the module text of `mesh`.
         self.mesh.take_control();
         for from in self.mesh.senders() {
-            for _ in 0..limits::MESH_LANE_PARCELS {
-                let Some(parcel) = self.mesh.next_parcel(from) else {
-                    break;
-                };
+            while !self.has_done_enough()
+                && let Some(parcel) = self.mesh.next_parcel(from)
+            {
                 self.on_parcel(from, &parcel);
                 self.mesh.return_parcel(from, parcel);
             }
+        }
+        if self.mesh.is_parcel_due() {
+            return false;
         }
         while let Some((from, batch)) = self.mesh.next_control() {
             for control in batch {
@@ -664,6 +699,7 @@ impl Core {
                 }
             }
         }
+        true
     }
 
     /// Brings everything that this turn caused to its end: acknowledgements, publishers that may go on.
