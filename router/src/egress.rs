@@ -79,6 +79,8 @@ struct Waiting {
 
 /// A message with its prefix; `head` is patched for this receiver, `rest` may be shared with others.
 struct Queued {
+    /// An acknowledgement: not among the messages that are counted.
+    is_own: bool,
     head: Vec<u8>,
     head_sent: usize,
     rest: Bytes,
@@ -87,6 +89,14 @@ struct Queued {
 impl Queued {
     fn left(&self) -> usize {
         self.head.len() - self.head_sent + self.rest.len()
+    }
+}
+
+impl Waiting {
+    /// Messages, acknowledgements not counted.
+    fn count(&self) -> usize {
+        let current = self.current.as_ref().is_some_and(|queued| !queued.is_own);
+        self.messages.len() + usize::from(current)
     }
 }
 
@@ -137,9 +147,7 @@ impl Egress {
 
     /// Messages among them, acknowledgements not counted.
     pub fn messages(&self) -> u64 {
-        let waiting = self.waiting.as_ref().map_or(0, |waiting| {
-            waiting.messages.len() + usize::from(waiting.current.is_some())
-        });
+        let waiting = self.waiting.as_ref().map_or(0, |waiting| waiting.count());
         u64::from(self.ready_messages) + u64::from(self.sending_messages) + waiting as u64
     }
 
@@ -216,9 +224,7 @@ impl Egress {
     /// The end of the link: raw frames that go out after everything that is ready. What waits is given up: the number of
     /// messages is returned.
     pub fn finish(&mut self, frames: &[u8]) -> u64 {
-        let given_up = self.waiting.take().map_or(0, |waiting| {
-            waiting.messages.len() + usize::from(waiting.current.is_some())
-        });
+        let given_up = self.waiting.take().map_or(0, |waiting| waiting.count());
         self.frame = None;
         self.tail.extend_from_slice(frames);
         self.ready_bytes += frames.len();
@@ -275,6 +281,7 @@ impl Egress {
         let waiting = self.waiting.get_or_insert_default();
         waiting.bytes += head.len() + rest.len();
         waiting.messages.push_back(Queued {
+            is_own: false,
             head,
             head_sent: 0,
             rest,
@@ -296,6 +303,7 @@ impl Egress {
             if waiting.current.is_none() {
                 waiting.current = match waiting.acks.pop_front() {
                     Some(ack) => Some(Queued {
+                        is_own: true,
                         head: ack,
                         head_sent: 0,
                         rest: Bytes::new(),
@@ -328,8 +336,8 @@ impl Egress {
                 self.frame_copied(stream, &[&rest]);
             }
             if current.left() == 0 {
+                self.ready_messages += u32::from(!current.is_own);
                 waiting.current = None;
-                self.ready_messages += 1;
             }
         }
         if waiting.current.is_some() || !waiting.acks.is_empty() || !waiting.messages.is_empty() {
