@@ -107,9 +107,9 @@ fn failed(address: &ListenAddress, error: io::Error) -> ListenError {
 
 fn tcp(address: SocketAddr, shards: u16) -> Result<Bound, ListenError> {
     let fail = |error| failed(&ListenAddress::Tcp(address), error);
-    // With SO_REUSEPORT two routers would share a port without a word. A socket without it, listening, finds the other.
+    // With SO_REUSEPORT two routers would share a port without a word. A socket without it cannot be bound where another
+    // listens. It must not listen itself: who connected to it would be lost for ever (dataplane 1.7).
     let probe = tcp_socket(address, false).map_err(fail)?;
-    probe.listen(1).map_err(fail)?;
     let address = probe
         .local_addr()
         .map_err(fail)?

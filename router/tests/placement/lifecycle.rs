@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Instant;
 
 use slim_proto::name::Name;
-use slim_router::config::{ListenAddress, ListenerConfig};
+use slim_router::args::Args;
+use slim_router::config::{Config, ListenAddress, ListenerConfig};
+use slim_router::{ListenError, Router, RouterError};
 
 use crate::common::*;
 use crate::{await_at_least, expect_numbers, nothing_lost_but, numbered};
@@ -154,6 +156,50 @@ fn a_router_starts_again_at_once_on_the_port_where_another_has_just_stopped_in_t
             expect_numbers(&mut receiver, 0..100);
             drop(router);
         });
+    }
+}
+
+#[test]
+fn a_port_where_another_listens_is_refused() {
+    let router = TestRouter::start(2);
+    let args = Args {
+        listen: vec![ListenAddress::Tcp(router.address())],
+        ..Args::default()
+    };
+    let config = Config::load(&args, &|_| None).unwrap();
+    let refused = Router::start(config).err().expect("it is in use");
+    assert!(
+        matches!(refused, RouterError::Listen(ListenError::InUse { .. })),
+        "{refused}"
+    );
+    router.connect().subscribe(&name("here"));
+}
+
+/// After a restart many clients try again and again.
+#[test]
+fn whoever_gets_a_connection_while_a_router_starts_is_served() {
+    const ROUNDS: usize = 100;
+    for round in 0..ROUNDS {
+        let reserved = TestRouter::start(1);
+        let address = reserved.address();
+        drop(reserved);
+        let client = thread::spawn(move || {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match TcpStream::connect(address) {
+                    Ok(client) => break client,
+                    Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                }
+            }
+        });
+        let _router = TestRouter::start_with(1, |config| {
+            config.listeners = vec![ListenerConfig::new(ListenAddress::Tcp(address))];
+        });
+        let mut client = client.join().unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut settings = [0; 9];
+        let read = client.read_exact(&mut settings);
+        assert!(read.is_ok(), "round {round}: {read:?}");
     }
 }
 
