@@ -202,11 +202,12 @@ impl Core {
 
     /// A hold of this shard's publisher ends.
     pub fn release_publisher(&mut self, publisher: Slot) {
-        let Some(connection) = self.connections.get_mut(publisher) else {
+        let Some(connection) = self.publisher(publisher) else {
             return;
         };
         connection.holds = connection.holds.saturating_sub(1);
-        if connection.holds == 0 && matches!(connection.phase, Phase::Open(_)) {
+        let is_open = matches!(connection.phase, Phase::Open(_));
+        if connection.holds == 0 && (is_open || !connection.parked.is_empty()) {
             self.resumable.push(publisher);
         }
     }
@@ -251,8 +252,11 @@ impl Core {
             self.publish(connection, &message, Some(&message), header);
             connection.parked.append(&mut behind);
         }
-        connection.release_credit();
-        self.mark_dirty(connection);
+        // Nobody hears of credit any more who has had our last words.
+        if let Phase::Open(_) = connection.phase {
+            connection.release_credit();
+            self.mark_dirty(connection);
+        }
     }
 }
 

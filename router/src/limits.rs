@@ -117,7 +117,7 @@ pub const MESH_OUTBOX_BYTES: usize = 4_194_304;
 /// Batches of control messages on the way from one shard to one other. Full: they wait at the sender, in order.
 pub const MESH_CONTROL_BATCHES: usize = 256;
 
-/// Message bytes that one shard holds for publishers that wait. Full: the message is dropped and counted.
+/// Message bytes that one shard holds for publishers that wait, those that have left meanwhile included. Full: the message is dropped and counted.
 pub const PARKED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;
 
 /// Send buffers that a shard keeps for reuse, and the largest that it keeps, in bytes.

@@ -96,7 +96,7 @@ counters! {
     dropped_slow_receiver,
     /// Dropped: it waited for a receiver whose connection ended.
     dropped_receiver_left,
-    /// Dropped: it waited to be routed when its sender's connection ended.
+    /// Dropped: it waited to be routed when we ended its sender's connection, or when the router drained.
     dropped_sender_left,
     /// Dropped: the shard held as much for waiting publishers as it may.
     dropped_parked_full,

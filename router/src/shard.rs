@@ -10,7 +10,7 @@
 //! The loop is synchronous: submit all that the last turn produced, wait, then deal with everything that came. Nothing
 //! awaits on the data path; glommio only hosts the loop on its core.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +65,8 @@ pub struct Core {
     pub acceptors: Vec<Acceptor>,
     pub connections: Connections,
     pub routes: Routes,
+    /// Closed connections whose publishes still wait for what holds them. Each hold ends, so each of them goes.
+    left: HashMap<Slot, Box<Connection>, ahash::RandomState>,
     pub mesh: Mesh,
     pub web: Arc<Web>,
     pub counters: Arc<Counters>,
@@ -220,6 +222,7 @@ impl Shard {
             acceptors,
             config,
             connections: Connections::default(),
+            left: HashMap::default(),
             routes: Routes::new(shard, shards, owners),
             mesh,
             web,
@@ -568,10 +571,11 @@ impl Core {
         if let Some(publishers) = connection.egress.release() {
             self.release_all(publishers);
         }
-        let parked = std::mem::take(&mut connection.parked);
-        self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
-        self.counters.dropped_sender_left.add(parked.len() as u64);
-        connection.holds = 0;
+        // Who publishes and leaves has published: what is parked still goes, and nothing more can come.
+        let leaves = matches!(end, End::Closed | End::Failed(_) | End::LinkEnded);
+        if !leaves || self.draining {
+            self.give_up_parked(connection);
+        }
         let mut last_words = Vec::new();
         match end.farewell() {
             Farewell::None => {
@@ -622,6 +626,21 @@ impl Core {
             peer_closed: false,
         };
         self.mark_dirty(connection);
+    }
+
+    fn give_up_parked(&mut self, connection: &mut Connection) {
+        let parked = std::mem::take(&mut connection.parked);
+        self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
+        self.counters.dropped_sender_left.add(parked.len() as u64);
+        connection.holds = 0;
+    }
+
+    /// A connection of this shard, also one that has closed and has publishes parked.
+    pub fn publisher(&mut self, slot: Slot) -> Option<&mut Connection> {
+        let left = &mut self.left;
+        self.connections
+            .get_mut(slot)
+            .or_else(|| left.get_mut(&slot).map(Box::as_mut))
     }
 
     fn close(&mut self, connection: &mut Connection) {
@@ -690,7 +709,7 @@ impl Core {
                     Control::Notice(notice) => self.routes.on_notice(from, notice),
                     Control::Hold { publisher } => {
                         // If it has gone, so has what it waited for.
-                        if let Some(connection) = self.connections.get_mut(publisher) {
+                        if let Some(connection) = self.publisher(publisher) {
                             connection.holds += 1;
                         }
                     }
@@ -737,6 +756,11 @@ impl Core {
                 if let Some(mut connection) = self.connections.take(publisher) {
                     self.resume(&mut connection);
                     self.connections.put(connection);
+                } else if let Some(mut connection) = self.left.remove(&publisher) {
+                    self.resume(&mut connection);
+                    if connection.is_held() {
+                        self.left.insert(publisher, connection);
+                    }
                 }
             }
             let more = !self.routes.outgoing.is_empty()
@@ -782,7 +806,9 @@ impl Core {
         }
         for socket in std::mem::take(&mut self.closing) {
             if let Some(connection) = self.connections.take(socket.into()) {
-                drop(connection);
+                if !connection.parked.is_empty() {
+                    self.left.insert(connection.slot, connection);
+                }
                 self.counters.connection_closed();
                 self.web.connection_gone(self.shard);
                 ring.close(socket);
@@ -866,6 +892,9 @@ impl Core {
     /// messages waiting when they are sent.
     fn drain_links(&mut self) {
         self.draining = true;
+        for (_, mut connection) in std::mem::take(&mut self.left) {
+            self.give_up_parked(&mut connection);
+        }
         for index in 0..self.connections.slots.len() {
             let Some(mut connection) = self.connections.slots[index].take() else {
                 continue;
@@ -874,6 +903,8 @@ impl Core {
                 self.end(&mut connection, &End::Drained);
             } else if let Phase::Handshaking { deadline } = &mut connection.phase {
                 *deadline = (*deadline).min(self.now + limits::DRAIN_HANDSHAKE);
+            } else if let Phase::Ending { .. } = connection.phase {
+                self.give_up_parked(&mut connection);
             }
             self.connections.put(connection);
         }

@@ -290,3 +290,33 @@ fn a_drain_under_traffic_closes_listeners_first_and_ends_every_link_with_status_
         router.router().wait_drained(PATIENCE).unwrap();
     }
 }
+
+#[test]
+fn what_a_client_publishes_just_before_it_leaves_arrives_from_whatever_shard() {
+    const CLIENTS: u128 = 100;
+    for shards in [1, 2, 8] {
+        let router = TestRouter::start(shards);
+        let mut receiver = router.connect();
+        // No publisher's shard knows any of these names yet.
+        let names: Vec<_> = (0..CLIENTS).map(|id| id_name("app", id)).collect();
+        for name in &names {
+            receiver.subscribe(name);
+        }
+        for (i, name) in names.iter().enumerate() {
+            let mut client = router.connect();
+            client.publish(name, &[i as u8]);
+            client.publish(name, b"bye");
+            match i % 2 {
+                // CANCEL: how existing clients leave.
+                0 => client
+                    .http2
+                    .send_frame(kind::RST_STREAM, 0, 1, &8u32.to_be_bytes()),
+                _ => client.http2.shut_down_writing(),
+            }
+            receiver.expect_blob(&[i as u8]);
+            receiver.expect_blob(b"bye");
+        }
+        router.await_fall("connections_open", 1);
+        nothing_lost_but(&router, &[]);
+    }
+}
