@@ -115,19 +115,37 @@ impl Core {
             self.counters.dropped_receiver_left.add(1);
             return false;
         };
-        let tag = link
-            .mac
-            .as_ref()
-            .map(|mac| mac.tag(&self.preimage, header.ttl_forwarded()));
         let stream = link.stream;
         target.egress.lend(&mut self.pool);
-        let outgoing = Outgoing {
-            header,
-            message,
-            shared,
-            tag,
+        let pushed = match &link.mac {
+            Some(mac) => {
+                let tag = Some(mac.tag(&self.preimage, header.ttl_forwarded()));
+                let outgoing = Outgoing {
+                    header,
+                    message,
+                    shared,
+                    tag,
+                };
+                target.egress.push(&mut target.http2, stream, &outgoing)
+            }
+            // Only behind a lax listener.
+            None => match unsigned(header, message) {
+                Some((message, header)) => {
+                    let (header, message) = (&header, &message[..]);
+                    let outgoing = Outgoing {
+                        header,
+                        message,
+                        shared: None,
+                        tag: None,
+                    };
+                    target.egress.push(&mut target.http2, stream, &outgoing)
+                }
+                None => {
+                    self.counters.dropped_too_large.add(1);
+                    return false;
+                }
+            },
         };
-        let pushed = target.egress.push(&mut target.http2, stream, &outgoing);
         if !target.dirty {
             target.dirty = true;
             self.dirty.push(receiver);
@@ -257,6 +275,18 @@ impl Core {
             connection.release_credit();
             self.mark_dirty(connection);
         }
+    }
+}
+
+/// The form for a receiver without a key, which drops what carries a tag (dataplane 5.5).
+fn unsigned(header: &RouteHeader, message: &[u8]) -> Option<(Vec<u8>, RouteHeader)> {
+    let rewritten = header.rewrite_unsigned(message).ok()?;
+    if rewritten.len() > limits::MESSAGE_BYTES_MAX {
+        return None;
+    }
+    match route_header::parse(&rewritten).ok()? {
+        Parsed::Routed(header) if header.is_ttl_patchable() => Some((rewritten, header)),
+        _ => None,
     }
 }
 

@@ -22,11 +22,19 @@ impl RouteHeader {
     /// - Errors: only for another message than the one parsed.
     #[cold]
     pub fn rewrite_for_forwarding(&self, message: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        self.rewrite(message)
+        self.rewrite(message, Signature::Slot)
             .map_err(|bad| DecodeError::locate(message, bad))
     }
 
-    fn rewrite(&self, message: &[u8]) -> Result<Vec<u8>, FaultAt> {
+    /// Rewrites the message for a link without a key: as [`Self::rewrite_for_forwarding`], but without a tag, for such a
+    /// link's node drops what has one (dataplane 5.5). [`Self::patch_ttl`] applies to the result.
+    #[cold]
+    pub fn rewrite_unsigned(&self, message: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        self.rewrite(message, Signature::None)
+            .map_err(|bad| DecodeError::locate(message, bad))
+    }
+
+    fn rewrite(&self, message: &[u8], signature: Signature) -> Result<Vec<u8>, FaultAt> {
         let other_message = FaultAt {
             fault: Fault::Truncated,
             at: message.len(),
@@ -41,7 +49,7 @@ impl RouteHeader {
         let mut header = Vec::with_capacity(self.header.len() + 2 + 2 + TAG_BYTES);
         let mut reader = Reader::within(message, self.header)?;
         let mut ttl_written = !self.ttl_value.is_empty();
-        let mut tag_written = false;
+        let mut tag_written = signature == Signature::None;
         while !reader.is_empty() {
             let start = reader.at();
             let key = reader.key()?;
@@ -81,6 +89,13 @@ impl RouteHeader {
         out.extend_from_slice(after_member);
         Ok(out)
     }
+}
+
+/// Whether the rewritten message has a place for a tag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signature {
+    Slot,
+    None,
 }
 
 /// A ttl of 0, written out, so that there is something to patch.
