@@ -267,6 +267,11 @@ pub enum End {
     Slow { bytes: usize },
     #[error("{bytes} bytes waited and none was read for {} s", limits::STALL_TIMEOUT.as_secs())]
     Stalled { bytes: usize },
+    #[error(
+        "its unfinished message made {bytes} bytes of such on this shard, {} are the limit",
+        limits::UNFINISHED_BYTES_PER_SHARD_MAX
+    )]
+    Unfinished { bytes: usize },
     #[error("the router is shutting down")]
     Drained,
 }
@@ -307,7 +312,7 @@ impl End {
             End::Framing(FrameError::Compressed { .. }) => {
                 Farewell::Trailers(status::UNIMPLEMENTED)
             }
-            End::Framing(FrameError::TooLarge { .. }) => {
+            End::Framing(FrameError::TooLarge { .. }) | End::Unfinished { .. } => {
                 Farewell::Trailers(status::RESOURCE_EXHAUSTED)
             }
             End::Undecodable(_) | End::Negotiation(_) => {

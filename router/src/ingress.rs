@@ -64,6 +64,8 @@ impl Core {
                 Event::PingAck(_) => {}
             }
         }
+        let refused = connection.http2.take_refused_streams();
+        self.counters.requests_refused.add(u64::from(refused));
         if connection.egress.control.len() > limits::CONTROL_BYTES_MAX {
             return Err(End::ControlUnread);
         }
@@ -130,9 +132,24 @@ impl Core {
         }
     }
 
-    fn on_data(&mut self, connection: &mut Connection, mut bytes: &[u8]) -> Result<(), End> {
+    fn on_data(&mut self, connection: &mut Connection, bytes: &[u8]) -> Result<(), End> {
+        let unfinished_before = connection.deframer.buffered_bytes();
+        let outcome = self.deframe(connection, bytes);
+        let unfinished = connection.deframer.buffered_bytes();
+        self.unfinished_bytes = self.unfinished_bytes - unfinished_before + unfinished;
+        outcome?;
+        if unfinished > unfinished_before
+            && self.unfinished_bytes > limits::UNFINISHED_BYTES_PER_SHARD_MAX
+        {
+            return Err(End::Unfinished {
+                bytes: self.unfinished_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn deframe(&mut self, connection: &mut Connection, mut bytes: &[u8]) -> Result<(), End> {
         loop {
-            // The deframer is taken out so that the message may borrow from it while the connection changes.
             match connection.deframer.next_message(&mut bytes)? {
                 None => return Ok(()),
                 Some(Piece::Whole(message)) => self.on_message(connection, message, None)?,

@@ -66,7 +66,7 @@ pub const EGRESS_HARD_BYTES: usize = 67_108_864;
 /// counted and the receiver is cut.
 pub const EGRESS_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a receiver may take nothing of what waits for it, however little that is. After it, it is cut: a window held
+/// How long a receiver may take for one send, of 256 KB at most, however little waits. After it, it is cut: a window held
 /// shut must not hold our memory for ever.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -116,6 +116,13 @@ pub const MESH_OUTBOX_BYTES: usize = 4_194_304;
 
 /// Batches of control messages on the way from one shard to one other. Full: they wait at the sender, in order.
 pub const MESH_CONTROL_BATCHES: usize = 256;
+
+/// How soon a shard tries a full lane again.
+pub const MESH_RETRY: Duration = Duration::from_micros(100);
+
+/// Bytes of unfinished messages that one shard holds. Above: the client whose message made it too much is ended, with a
+/// status that says so. One connection alone holds [`MESSAGE_BYTES_MAX`] at most.
+pub const UNFINISHED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;
 
 /// Message bytes that one shard holds for publishers that wait, those that have left meanwhile included. Full: the message is dropped and counted.
 pub const PARKED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -365,7 +366,7 @@ impl Mesh {
     }
 
     fn wake(&self, to: ShardId, ring: &mut Ring) {
-        // Pairs with the fence in `may_sleep`: either we see that the shard sleeps, or it sees what we pushed.
+        // Pairs with the fence in `may_wait`: either we see that the shard sleeps, or it sees what we pushed.
         fence(Ordering::SeqCst);
         let node = self.web.node(to);
         if node.asleep.load(Ordering::Relaxed)
@@ -389,11 +390,11 @@ impl Mesh {
             || self.outboxes.iter().any(|outbox| outbox.weight > 0)
     }
 
-    /// Announces that this shard is about to wait. False if something has come in the meantime, or if a full lane must be
-    /// tried again soon: then it must not wait for long.
-    pub fn may_sleep(&self) -> bool {
+    /// For how long this shard may wait, at most `patience`. Announces that it is about to: then others wake it. Not at
+    /// all if something has come; only shortly if a full lane must be tried again, for whoever empties it says nothing.
+    pub fn may_wait(&self, patience: Duration) -> Duration {
         if self.web.shards == 1 {
-            return true;
+            return patience;
         }
         let asleep = &self.web.node(self.shard).asleep;
         asleep.store(true, Ordering::Relaxed);
@@ -401,11 +402,14 @@ impl Mesh {
         let quiet = self
             .peers()
             .all(|from| self.web.lane(from, self.shard).is_empty());
-        if !quiet || self.is_backed_up() {
+        if !quiet {
             asleep.store(false, Ordering::Relaxed);
-            return false;
+            Duration::ZERO
+        } else if self.is_backed_up() {
+            patience.min(limits::MESH_RETRY)
+        } else {
+            patience
         }
-        true
     }
 
     pub fn awake(&self) {
@@ -577,7 +581,8 @@ mod tests {
                 end.flush();
             }
             assert!(end.has_told(2), "the flood keeps it");
-            assert!(!end.mesh.may_sleep(), "messages wait");
+            let patience = end.mesh.may_wait(Duration::from_secs(1));
+            assert_eq!(patience, limits::MESH_RETRY, "messages wait");
         }
     }
 

@@ -106,6 +106,8 @@ counters! {
     ended_http2,
     /// Connections ended: gRPC framing (length over the limit, compressed flag).
     ended_framing,
+    /// Connections ended: too much of unfinished messages on the shard.
+    ended_unfinished,
     /// Connections ended: undecodable protobuf.
     ended_undecodable,
     /// Connections ended: negotiation refused or failed (dataplane 5.2).

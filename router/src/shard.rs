@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use slim_proto::grpc::Deframer;
 use slim_proto::http2::{ErrorCode, Settings};
 use slim_proto::link::{Acceptor, MacPolicy, Preimage};
 use slim_ring::{Event, ListenerId, ReceiveEnd, Ring, RingError, SocketId};
@@ -87,6 +88,8 @@ pub struct Core {
     /// Publishers none of whose holds is left.
     pub resumable: Vec<Slot>,
     pub parked_bytes: usize,
+    /// Bytes of messages that have not come whole yet.
+    pub unfinished_bytes: usize,
     /// `messages_delivered` as this stage of the turn began.
     delivered_before: u64,
     /// Publishers that nothing holds and that go on next turn, for this one has done enough.
@@ -238,6 +241,7 @@ impl Shard {
             released: Vec::new(),
             resumable: Vec::new(),
             parked_bytes: 0,
+            unfinished_bytes: 0,
             delivered_before: 0,
             postponed: Vec::new(),
             unacknowledged: VecDeque::new(),
@@ -275,8 +279,8 @@ impl Shard {
             let patience = due
                 .min(self.sweep_at)
                 .saturating_duration_since(self.core.now);
-            let wait = if self.core.postponed.is_empty() && self.core.mesh.may_sleep() {
-                patience
+            let wait = if self.core.postponed.is_empty() {
+                self.core.mesh.may_wait(patience)
             } else {
                 Duration::ZERO
             };
@@ -564,6 +568,8 @@ impl Core {
         }
         self.count_and_log(connection, end);
         let stream = connection.stream();
+        self.unfinished_bytes -= connection.deframer.buffered_bytes();
+        connection.deframer = Deframer::default();
         if let Phase::Open(link) = &connection.phase {
             self.routes
                 .disconnect(connection.slot, link.subscriptions.names());
@@ -655,6 +661,7 @@ impl Core {
             End::Closed | End::Failed(_) | End::LinkEnded | End::Drained => (None, false),
             End::Http2(_) => (Some(&counters.ended_http2), true),
             End::Framing(_) => (Some(&counters.ended_framing), true),
+            End::Unfinished { .. } => (Some(&counters.ended_unfinished), true),
             End::Undecodable(_) => (Some(&counters.ended_undecodable), true),
             End::Negotiation(_) | End::Refused(_) => (Some(&counters.ended_negotiation), true),
             End::NoRequest | End::NoLink { .. } => (Some(&counters.ended_timeout), true),

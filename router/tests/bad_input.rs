@@ -8,9 +8,11 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::*;
+use slim_proto::grpc::MESSAGE_BYTES_MAX;
 use slim_proto::link::Dialer;
 use slim_proto::message::wire::{self, Wire as _, message::MessageType};
 use slim_router::config::Config;
+use slim_router::limits::UNFINISHED_BYTES_PER_SHARD_MAX;
 
 /// The bad client on the shard of the bystanders, and on another.
 const SHARDS: [u16; 2] = [1, 2];
@@ -668,6 +670,33 @@ fn a_receiver_that_never_reads_is_cut_and_the_fan_out_goes_on_without_it() {
         // It reads what the kernel had taken, and then the end.
         while let Inbound::Publication(_) = bad.next() {}
     }
+}
+
+#[test]
+fn unfinished_messages_of_many_clients_are_bounded_together() {
+    const UNFINISHED_BYTES: usize = MESSAGE_BYTES_MAX - 1;
+    let mut world = World::new(1);
+    let mut unfinished = slim_proto::grpc::prefix(MESSAGE_BYTES_MAX).to_vec();
+    unfinished.resize(unfinished.len() + UNFINISHED_BYTES, 0);
+    let fitting = UNFINISHED_BYTES_PER_SHARD_MAX / unfinished.len();
+    let mut patient = Vec::new();
+    for _ in 0..fitting {
+        let mut client = world.router.connect();
+        client.http2.send_data(&unfinished);
+        patient.push(client);
+    }
+    let mut one_too_many = world.router.connect();
+    one_too_many.http2.send_data(&unfinished);
+    assert_ended(one_too_many, RESOURCE_EXHAUSTED, "unfinished message");
+    world.expect_counts(&[("ended_unfinished", 1)]);
+    // Those who leave make room, and whoever finishes is served.
+    let mut finisher = patient.pop().unwrap();
+    drop(patient);
+    world.router.await_fall("connections_open", 3);
+    finisher.http2.send_data(&[0]);
+    assert_ended(finisher, INVALID_ARGUMENT, "undecodable");
+    let mut latecomer = world.router.connect();
+    latecomer.subscribe(&name("latecomer"));
 }
 
 #[test]

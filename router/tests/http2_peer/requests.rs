@@ -195,6 +195,7 @@ async fn a_second_channel_is_refused_and_the_first_lives_on() {
         assert_eq!(crate::peer::payload(&raw.message().await), b"still here");
         bystanders.hear_each_other().await;
     }
+    assert_eq!(world.counters().requests_refused, 3);
 }
 
 #[tokio::test]
