@@ -10,20 +10,25 @@
 //! The loop is synchronous: submit all that the last turn produced, wait, then deal with everything that came. Nothing
 //! awaits on the data path; glommio only hosts the loop on its core.
 
+mod connections;
+mod deadlines;
+mod ending;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slim_proto::grpc::Deframer;
-use slim_proto::http2::{ErrorCode, Settings};
+use slim_proto::http2::Settings;
 use slim_proto::link::{Acceptor, MacPolicy, Preimage};
 use slim_ring::{Event, ListenerId, ReceiveEnd, Ring, RingError, SocketId};
-use tracing::{debug, info, warn};
+use tracing::warn;
+
+use connections::{Connections, LogGate};
 
 use crate::accept;
 use crate::config::Config;
-use crate::connection::{Connection, End, Farewell, Peer, Phase};
+use crate::connection::{Connection, End, Phase};
 use crate::control::Orders;
 use crate::egress::Pool;
 use crate::limits;
@@ -99,78 +104,6 @@ pub struct Core {
     /// Sockets to close, and to half-close, at the end of the turn.
     closing: Vec<SocketId>,
     half_closing: Vec<SocketId>,
-}
-
-/// Connections by slot.
-#[derive(Default)]
-pub struct Connections {
-    slots: Vec<Option<Box<Connection>>>,
-}
-
-impl Connections {
-    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Connection> {
-        let connection = self.slots.get_mut(slot.index as usize)?.as_deref_mut()?;
-        (connection.slot == slot).then_some(connection)
-    }
-
-    /// Takes a connection out, so that it and the others can be changed together. Put it back with [`Connections::put`].
-    fn take(&mut self, slot: Slot) -> Option<Box<Connection>> {
-        self.slots
-            .get_mut(slot.index as usize)?
-            .take_if(|connection| connection.slot == slot)
-    }
-
-    fn put(&mut self, connection: Box<Connection>) {
-        let index = connection.slot.index as usize;
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || None);
-        }
-        self.slots[index] = Some(connection);
-    }
-
-    fn slots_of_part(&self, part: u32) -> impl Iterator<Item = usize> + use<> {
-        (part as usize..self.slots.len()).step_by(limits::SWEEP_PARTS as usize)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.slots.iter().all(Option::is_none)
-    }
-}
-
-impl From<SocketId> for Slot {
-    fn from(socket: SocketId) -> Slot {
-        Slot {
-            index: socket.index(),
-            generation: socket.generation(),
-        }
-    }
-}
-
-/// Bounds the log lines about connections: a flood of bad ones must not become a flood of lines.
-pub struct LogGate {
-    second: Instant,
-    lines: u32,
-}
-
-impl LogGate {
-    fn new(now: Instant) -> LogGate {
-        LogGate {
-            second: now,
-            lines: 0,
-        }
-    }
-
-    pub fn admit(&mut self, now: Instant, counters: &Counters) -> bool {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            *self = LogGate::new(now);
-        }
-        self.lines += 1;
-        let admitted = self.lines <= limits::LOG_LINES_PER_SECOND;
-        if !admitted {
-            counters.log_lines_suppressed.add(1);
-        }
-        admitted
-    }
 }
 
 /// What a shard is built from, on its own thread.
@@ -468,39 +401,6 @@ impl Core {
         }
     }
 
-    /// Notes that TCP owes this client an acknowledgement, unless it did already.
-    fn owe_acknowledgement(&mut self, connection: &mut Connection) {
-        if connection.unacknowledged_since.is_none() && matches!(connection.peer, Peer::Tcp(_)) {
-            connection.unacknowledged_since = Some(self.now);
-            self.unacknowledged.push_back((self.now, connection.slot));
-        }
-    }
-
-    /// When the next acknowledgement is due.
-    fn acknowledge_at(&self) -> Option<Instant> {
-        self.unacknowledged
-            .front()
-            .map(|(since, _)| *since + limits::TCP_ACK_DELAY)
-    }
-
-    /// Has the kernel acknowledge what was received and not answered for [`limits::TCP_ACK_DELAY`]. A busy connection
-    /// is answered before, so this costs it nothing; on a quiet one it saves 40 ms and more.
-    fn acknowledge_received(&mut self, ring: &mut Ring) {
-        while self.acknowledge_at().is_some_and(|at| at <= self.now) {
-            let Some((since, slot)) = self.unacknowledged.pop_front() else {
-                return;
-            };
-            let Some(connection) = self.connections.get_mut(slot) else {
-                continue;
-            };
-            // Sent to meanwhile, if it is another time or none.
-            if connection.unacknowledged_since == Some(since) {
-                connection.unacknowledged_since = None;
-                ring.acknowledge(connection.socket);
-            }
-        }
-    }
-
     fn on_sent(&mut self, slot: Slot, error: Option<std::io::Error>) {
         let Some(mut connection) = self.connections.take(slot) else {
             return;
@@ -536,147 +436,12 @@ impl Core {
         self.connections.put(connection);
     }
 
-    /// The peer sends no more. If its link has ended, its last words are still on their way to it.
-    fn peer_closed(&mut self, slot: Slot) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        match &mut connection.phase {
-            Phase::Ending {
-                half_closed: false,
-                peer_closed,
-                ..
-            } => *peer_closed = true,
-            _ => self.end_slot(slot, &End::Closed),
-        }
-    }
-
-    pub fn end_slot(&mut self, slot: Slot, end: &End) {
-        if let Some(mut connection) = self.connections.take(slot) {
-            self.end(&mut connection, end);
-            self.connections.put(connection);
-        }
-    }
-
-    /// Ends a connection: its subscriptions go at once, its last words are sent, its socket closes when the peer has read
-    /// them or [`limits::LINGER`] is over.
-    pub fn end(&mut self, connection: &mut Connection, end: &End) {
-        if let Phase::Ending { .. } = connection.phase {
-            // The peer has closed too, or it never will.
-            self.close(connection);
-            return;
-        }
-        self.count_and_log(connection, end);
-        let stream = connection.stream();
-        self.unfinished_bytes -= connection.deframer.buffered_bytes();
-        connection.deframer = Deframer::default();
-        if let Phase::Open(link) = &connection.phase {
-            self.routes
-                .disconnect(connection.slot, link.subscriptions.names());
-        }
-        if let Some(publishers) = connection.egress.release() {
-            self.release_all(publishers);
-        }
-        // Who publishes and leaves has published: what is parked still goes, and nothing more can come.
-        let leaves = matches!(end, End::Closed | End::Failed(_) | End::LinkEnded);
-        if !leaves || self.draining {
-            self.give_up_parked(connection);
-        }
-        let mut last_words = Vec::new();
-        match end.farewell() {
-            Farewell::None => {
-                let lost = connection.egress.messages();
-                let counter = match end {
-                    End::Slow { .. } | End::Stalled { .. } => &self.counters.dropped_slow_receiver,
-                    _ => &self.counters.dropped_receiver_left,
-                };
-                counter.add(lost);
-                connection.phase = Phase::Ending {
-                    deadline: self.now,
-                    half_closed: true,
-                    peer_closed: false,
-                };
-                self.close(connection);
-                return;
-            }
-            Farewell::GoAway(code) => {
-                connection
-                    .http2
-                    .goaway(code, &end.to_string(), &mut last_words)
-            }
-            Farewell::Trailers(status) => {
-                if let Some(stream) = stream {
-                    let text = if status == 0 {
-                        String::new()
-                    } else {
-                        end.to_string()
-                    };
-                    connection
-                        .http2
-                        .trailers(stream, status, &text, &mut last_words);
-                    connection
-                        .http2
-                        .reset(stream, ErrorCode::NO_ERROR, &mut last_words);
-                }
-                connection
-                    .http2
-                    .goaway(ErrorCode::NO_ERROR, "", &mut last_words);
-            }
-        }
-        connection.egress.lend(&mut self.pool);
-        let lost = connection.egress.finish(&last_words);
-        self.counters.dropped_receiver_left.add(lost);
-        connection.phase = Phase::Ending {
-            deadline: self.now + limits::LINGER,
-            half_closed: false,
-            peer_closed: false,
-        };
-        self.mark_dirty(connection);
-    }
-
-    fn give_up_parked(&mut self, connection: &mut Connection) {
-        let parked = std::mem::take(&mut connection.parked);
-        self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
-        self.counters.dropped_sender_left.add(parked.len() as u64);
-        connection.holds = 0;
-    }
-
     /// A connection of this shard, also one that has closed and has publishes parked.
     pub fn publisher(&mut self, slot: Slot) -> Option<&mut Connection> {
         let left = &mut self.left;
         self.connections
             .get_mut(slot)
             .or_else(|| left.get_mut(&slot).map(Box::as_mut))
-    }
-
-    fn close(&mut self, connection: &mut Connection) {
-        if !std::mem::replace(&mut connection.closing, true) {
-            self.closing.push(connection.socket);
-        }
-    }
-
-    fn count_and_log(&mut self, connection: &Connection, end: &End) {
-        let counters = &self.counters;
-        let (counter, is_news) = match end {
-            End::Closed | End::Failed(_) | End::LinkEnded | End::Drained => (None, false),
-            End::Http2(_) => (Some(&counters.ended_http2), true),
-            End::Framing(_) => (Some(&counters.ended_framing), true),
-            End::Unfinished { .. } => (Some(&counters.ended_unfinished), true),
-            End::Undecodable(_) => (Some(&counters.ended_undecodable), true),
-            End::Negotiation(_) | End::Refused(_) => (Some(&counters.ended_negotiation), true),
-            End::NoRequest | End::NoLink { .. } => (Some(&counters.ended_timeout), true),
-            End::Silent { .. } => (Some(&counters.ended_keepalive), true),
-            End::ControlUnread | End::AcksUnread => (Some(&counters.ended_control_flood), true),
-            End::Slow { .. } | End::Stalled { .. } => (Some(&counters.cut_slow_receiver), true),
-        };
-        if let Some(counter) = counter {
-            counter.add(1);
-        }
-        if !is_news {
-            debug!(peer = %connection.peer, reason = %end, "connection ends");
-        } else if self.log_gate.admit(self.now, &self.counters) {
-            info!(peer = %connection.peer, reason = %end, "connection ends");
-        }
     }
 
     /// Reads, parcels and parked messages have a share of a turn each, so that none of them waits for the others for ever.
@@ -821,106 +586,5 @@ impl Core {
                 ring.close(socket);
             }
         }
-    }
-
-    /// Cuts receivers above the mark that have stopped reading.
-    ///
-    /// - `late`: by how much this sweep missed its time, because a turn took long: nobody was sent anything meanwhile.
-    fn sweep_pressed(&mut self, late: Duration) {
-        let mut pressed = std::mem::take(&mut self.pressed);
-        pressed.retain(|slot| {
-            let Some(connection) = self.connections.get_mut(*slot) else {
-                return false;
-            };
-            if !connection.egress.is_pressed() {
-                connection.egress.listed = false;
-                return false;
-            }
-            if !connection.egress.has_stopped(self.now, late) {
-                return true;
-            }
-            let end = End::Slow {
-                bytes: connection.egress.bytes(),
-            };
-            self.end_slot(*slot, &end);
-            false
-        });
-        pressed.append(&mut self.pressed);
-        self.pressed = pressed;
-    }
-
-    fn sweep_connections(&mut self, part: u32) {
-        for index in self.connections.slots_of_part(part) {
-            let Some(mut connection) = self.connections.slots[index].take() else {
-                continue;
-            };
-            self.look_at(&mut connection);
-            self.connections.put(connection);
-        }
-    }
-
-    /// One look at one connection's deadlines.
-    fn look_at(&mut self, connection: &mut Connection) {
-        connection.http2.tick();
-        let listener = &self.config.listeners[usize::from(connection.listener)];
-        let (interval, timeout) = (listener.keepalive_interval, listener.keepalive_timeout);
-        let stalled_for = connection.stalled_for(self.now);
-        let end = match &connection.phase {
-            Phase::Handshaking { deadline } if *deadline <= self.now => End::NoRequest,
-            Phase::Negotiating { deadline, .. } if *deadline <= self.now => End::NoLink {
-                seconds: listener.negotiation_timeout.as_secs(),
-            },
-            Phase::Ending { deadline, .. } if *deadline <= self.now => End::Closed,
-            Phase::Open(_) if stalled_for > limits::STALL_TIMEOUT => End::Stalled {
-                bytes: connection.egress.bytes(),
-            },
-            // It had its chance to read what waited.
-            Phase::Open(_) if self.draining && stalled_for > limits::LINGER => End::Drained,
-            Phase::Open(_) => match connection.pinged_at {
-                Some(at) if self.now.duration_since(at) > timeout => End::Silent {
-                    seconds: timeout.as_secs(),
-                },
-                None if self.now.duration_since(connection.heard_at) > interval => {
-                    connection.pinged_at = Some(self.now);
-                    connection
-                        .http2
-                        .ping(*b"slimping", &mut connection.egress.control);
-                    self.mark_dirty(connection);
-                    return;
-                }
-                _ => return,
-            },
-            _ => return,
-        };
-        self.end(connection, &end);
-    }
-
-    /// Ends every link; one that still negotiates is ended when it has, so that its client comes back (T2), and one with
-    /// messages waiting when they are sent.
-    fn drain_links(&mut self) {
-        self.draining = true;
-        for (_, mut connection) in std::mem::take(&mut self.left) {
-            self.give_up_parked(&mut connection);
-        }
-        for index in 0..self.connections.slots.len() {
-            let Some(mut connection) = self.connections.slots[index].take() else {
-                continue;
-            };
-            if self.is_drained(&connection) {
-                self.end(&mut connection, &End::Drained);
-            } else if let Phase::Handshaking { deadline } = &mut connection.phase {
-                *deadline = (*deadline).min(self.now + limits::DRAIN_HANDSHAKE);
-            } else if let Phase::Ending { .. } = connection.phase {
-                self.give_up_parked(&mut connection);
-            }
-            self.connections.put(connection);
-        }
-    }
-
-    /// Whether the router drains and this link has nothing left to wait for.
-    pub fn is_drained(&self, connection: &Connection) -> bool {
-        self.draining
-            && matches!(connection.phase, Phase::Open(_))
-            && !connection.egress.is_waiting()
     }
 }

@@ -1,0 +1,116 @@
+//! What is due when: acknowledgements after milliseconds, everything else in sweeps.
+
+use std::time::{Duration, Instant};
+
+use slim_ring::Ring;
+
+use super::Core;
+use crate::connection::{Connection, End, Peer, Phase};
+use crate::limits;
+
+impl Core {
+    /// Notes that TCP owes this client an acknowledgement, unless it did already.
+    pub(super) fn owe_acknowledgement(&mut self, connection: &mut Connection) {
+        if connection.unacknowledged_since.is_none() && matches!(connection.peer, Peer::Tcp(_)) {
+            connection.unacknowledged_since = Some(self.now);
+            self.unacknowledged.push_back((self.now, connection.slot));
+        }
+    }
+
+    /// When the next acknowledgement is due.
+    pub(super) fn acknowledge_at(&self) -> Option<Instant> {
+        self.unacknowledged
+            .front()
+            .map(|(since, _)| *since + limits::TCP_ACK_DELAY)
+    }
+
+    /// Has the kernel acknowledge what was received and not answered for [`limits::TCP_ACK_DELAY`]. A busy connection
+    /// is answered before, so this costs it nothing; on a quiet one it saves 40 ms and more.
+    pub(super) fn acknowledge_received(&mut self, ring: &mut Ring) {
+        while self.acknowledge_at().is_some_and(|at| at <= self.now) {
+            let Some((since, slot)) = self.unacknowledged.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(slot) else {
+                continue;
+            };
+            // Sent to meanwhile, if it is another time or none.
+            if connection.unacknowledged_since == Some(since) {
+                connection.unacknowledged_since = None;
+                ring.acknowledge(connection.socket);
+            }
+        }
+    }
+
+    /// Cuts receivers above the mark that have stopped reading.
+    ///
+    /// - `late`: by how much this sweep missed its time, because a turn took long: nobody was sent anything meanwhile.
+    pub(super) fn sweep_pressed(&mut self, late: Duration) {
+        let mut pressed = std::mem::take(&mut self.pressed);
+        pressed.retain(|slot| {
+            let Some(connection) = self.connections.get_mut(*slot) else {
+                return false;
+            };
+            if !connection.egress.is_pressed() {
+                connection.egress.listed = false;
+                return false;
+            }
+            if !connection.egress.has_stopped(self.now, late) {
+                return true;
+            }
+            let end = End::Slow {
+                bytes: connection.egress.bytes(),
+            };
+            self.end_slot(*slot, &end);
+            false
+        });
+        pressed.append(&mut self.pressed);
+        self.pressed = pressed;
+    }
+
+    pub(super) fn sweep_connections(&mut self, part: u32) {
+        for index in self.connections.slots_of_part(part) {
+            let Some(mut connection) = self.connections.slots[index].take() else {
+                continue;
+            };
+            self.look_at(&mut connection);
+            self.connections.put(connection);
+        }
+    }
+
+    /// One look at one connection's deadlines.
+    pub(super) fn look_at(&mut self, connection: &mut Connection) {
+        connection.http2.tick();
+        let listener = &self.config.listeners[usize::from(connection.listener)];
+        let (interval, timeout) = (listener.keepalive_interval, listener.keepalive_timeout);
+        let stalled_for = connection.stalled_for(self.now);
+        let end = match &connection.phase {
+            Phase::Handshaking { deadline } if *deadline <= self.now => End::NoRequest,
+            Phase::Negotiating { deadline, .. } if *deadline <= self.now => End::NoLink {
+                seconds: listener.negotiation_timeout.as_secs(),
+            },
+            Phase::Ending { deadline, .. } if *deadline <= self.now => End::Closed,
+            Phase::Open(_) if stalled_for > limits::STALL_TIMEOUT => End::Stalled {
+                bytes: connection.egress.bytes(),
+            },
+            // It had its chance to read what waited.
+            Phase::Open(_) if self.draining && stalled_for > limits::LINGER => End::Drained,
+            Phase::Open(_) => match connection.pinged_at {
+                Some(at) if self.now.duration_since(at) > timeout => End::Silent {
+                    seconds: timeout.as_secs(),
+                },
+                None if self.now.duration_since(connection.heard_at) > interval => {
+                    connection.pinged_at = Some(self.now);
+                    connection
+                        .http2
+                        .ping(*b"slimping", &mut connection.egress.control);
+                    self.mark_dirty(connection);
+                    return;
+                }
+                _ => return,
+            },
+            _ => return,
+        };
+        self.end(connection, &end);
+    }
+}
