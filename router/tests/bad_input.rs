@@ -12,7 +12,7 @@ use slim_proto::grpc::MESSAGE_BYTES_MAX;
 use slim_proto::link::Dialer;
 use slim_proto::message::wire::{self, Wire as _, message::MessageType};
 use slim_router::config::Config;
-use slim_router::limits::UNFINISHED_BYTES_PER_SHARD_MAX;
+use slim_router::limits::{ACKS_WAITING_MAX, UNFINISHED_BYTES_PER_SHARD_MAX};
 
 /// The bad client on the shard of the bystanders, and on another.
 const SHARDS: [u16; 2] = [1, 2];
@@ -670,6 +670,33 @@ fn a_receiver_that_never_reads_is_cut_and_the_fan_out_goes_on_without_it() {
         // It reads what the kernel had taken, and then the end.
         while let Inbound::Publication(_) = bad.next() {}
     }
+}
+
+#[test]
+fn a_client_that_asks_for_answers_and_reads_none_is_cut() {
+    let mut world = World::new(1);
+    let mut http2 = world.router.connect_raw();
+    http2.returns_credit = false;
+    http2.stream_window_bytes = 4_096;
+    let mut bad = Client::negotiate(http2, dialer());
+    let again = sign(bad.mac(), &subscribe(&name("bad"), 7));
+    let lot = vec![again; 100];
+    let mut asked = 0;
+    // A lot is a small part of what it may send unasked, so it is never waiting for credit when it is cut.
+    while world.router.count("ended_control_flood") == 0 {
+        assert!(asked < 2 * ACKS_WAITING_MAX, "it is cut before");
+        bad.http2.send_messages(&lot);
+        asked += lot.len();
+        if asked % 10_000 == 0 {
+            world.bystanders_talk();
+        }
+    }
+    assert!(asked >= ACKS_WAITING_MAX);
+    assert_logged(
+        bad.http2.local_address(),
+        "acknowledgements asked for and not read",
+    );
+    world.expect_counts(&[("ended_control_flood", 1)]);
 }
 
 #[test]
