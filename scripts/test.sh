@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change goes in; all that CI runs.
 #
-# Needs Linux on two cores or more, Rust, gcc, make, python3, and the registries of crates.io and PyPI. Sets up
+# Needs Linux on two cores or more, Rust with clippy and rustfmt, gcc, make, python3, and the registries of crates.io and PyPI. Sets up
 # the rest itself, below the target directory: a virtual environment with the published Python client.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,6 +42,13 @@ ensure_client() {
     # Last, so that an interrupted installation is not taken for a whole one.
     cp "$requirements" "$venv/requirements.txt"
 }
+
+for component in fmt clippy; do
+    if ! cargo "$component" --version >/dev/null 2>&1; then
+        echo "cargo $component is missing: it comes with rustup's default profile, or by rustup component add" >&2
+        exit 1
+    fi
+done
 
 step "cargo fmt"
 cargo fmt --all --check

@@ -45,15 +45,6 @@ pub fn peer_subscribe(name: wire::Name, subscription_id: u64, ttl: u32) -> Vec<u
     }))
 }
 
-/// Encodes the Unsubscribe that withdraws what [`peer_subscribe`] announced, under the same id.
-pub fn peer_unsubscribe(name: wire::Name, subscription_id: u64, ttl: u32) -> Vec<u8> {
-    let header = Some(peer_header(name, ttl));
-    envelope(wire::message::MessageType::Unsubscribe(wire::Unsubscribe {
-        header,
-        subscription_id,
-    }))
-}
-
 fn peer_header(name: wire::Name, ttl: u32) -> wire::SlimHeader {
     wire::SlimHeader {
         source: Some(name.clone()),

@@ -20,6 +20,7 @@ pub use file::{CONFIG_FILE_BYTES_MAX, ConfigFile};
 pub use listen::{AddressError, ListenAddress};
 
 use crate::args::Args;
+pub use crate::limits::SHARDS_MAX;
 use crate::logging::{LogFilter, LogFormat};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,8 +28,6 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Shards that one process may have. Shard numbers index small per-name tables, so this is a bound and not a wish.
-pub const SHARDS_MAX: u16 = 128;
 /// Where the router listens when nothing says otherwise: the port of the existing node, this machine only.
 pub const LISTEN_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 46357);

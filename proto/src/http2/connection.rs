@@ -301,25 +301,7 @@ impl ServerConnection {
 
     /// A bare HTTP status, without gRPC. Ends the stream; nothing if it is gone.
     pub fn respond_status(&mut self, stream: StreamId, http_status: u16, out: &mut Vec<u8>) {
-        self.respond_status_with(stream, http_status, &[], out);
-    }
-
-    /// As [`respond_status`](Self::respond_status), with further fields: `("www-authenticate", "Basic")`. Names are lower
-    /// case; names and values are the caller's own words, not the peer's.
-    pub fn respond_status_with(
-        &mut self,
-        stream: StreamId,
-        http_status: u16,
-        fields: &[(&str, &str)],
-        out: &mut Vec<u8>,
-    ) {
-        self.end(stream, out, |block, _| {
-            fields
-                .iter()
-                .fold(block.status(http_status), |block, (name, value)| {
-                    block.with(name, value)
-                })
-        });
+        self.end(stream, out, |block, _| block.status(http_status));
     }
 
     /// Ends a stream with its status: after the response head as trailers, else as a whole answer. Nothing if it is gone.

@@ -55,12 +55,6 @@ impl HeaderBlock {
         self
     }
 
-    /// Any other field.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
-        self.field(name, value);
-        self
-    }
-
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -155,12 +149,8 @@ mod tests {
             ])
         );
         assert_eq!(
-            decoded(
-                HeaderBlock::new(false)
-                    .status(401)
-                    .with("www-authenticate", "Basic")
-            ),
-            fields(&[(":status", "401"), ("www-authenticate", "Basic")])
+            decoded(HeaderBlock::new(false).status(401)),
+            fields(&[(":status", "401")])
         );
         assert_eq!(
             decoded(HeaderBlock::new(false).grpc_status(0, "")),

@@ -97,11 +97,6 @@ impl Preimage {
         self.put_optional(header.error.map(|error| [u8::from(error)]));
     }
 
-    /// Bytes of memory held.
-    pub fn capacity_bytes(&self) -> usize {
-        self.body.capacity()
-    }
-
     fn put_name(&mut self, message: &[u8], name: &NameParts) {
         // Flags: the Name is present, its encoded form is. Without them there is no RouteHeader.
         let mut fixed = [1u8; 2 + 24 + 1 + 16 + 1];
