@@ -18,17 +18,28 @@ pub enum AccountError {
 /// is exact while the threads live.
 pub fn processor_time(pid: u32) -> Result<Duration, AccountError> {
     let mut total = Duration::ZERO;
+    let mut unread = None;
+    let mut threads = 0;
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| refusal(pid, error))?;
     for task in tasks.flatten() {
         // A thread may end between the two readings; then its time is gone with it.
-        let Ok(account) = fs::read_to_string(task.path().join("schedstat")) else {
-            continue;
+        let account = match fs::read_to_string(task.path().join("schedstat")) {
+            Ok(account) => account,
+            Err(error) => {
+                unread = Some(error);
+                continue;
+            }
         };
+        threads += 1;
         let first = account.split_ascii_whitespace().next();
         let ns = first.and_then(|field| field.parse().ok()).unwrap_or(0);
         total += Duration::from_nanos(ns);
     }
-    Ok(total)
+    match unread {
+        // Another user's process, where the system hides those.
+        Some(error) if threads == 0 => Err(refusal(pid, error)),
+        _ => Ok(total),
+    }
 }
 
 /// Resident memory in bytes.

@@ -2,8 +2,8 @@
 //!
 //! A publish has both forms of both names, an identity token of the usual length that differs from message to message,
 //! version, ttl, `incoming_conn`, the link's tag and a session header (dataplane 2.2, T30). What differs from message to
-//! message has the same length in all of them, so a [`Template`] is a copy and five small writes. The tag does not cover
-//! the payload (dataplane 5.5), so the tags are made ahead too, one for each token.
+//! message has the same length in all of them, so a [`Template`] is two copies, four small writes and the lengths around
+//! the payload. The tag does not cover the payload (dataplane 5.5), so the tags are made ahead too, one for each token.
 
 use std::ops::Range;
 
@@ -18,22 +18,27 @@ use slim_proto::route_header::{self, Parsed, TAG_BYTES};
 pub const VERSION: &str = "3.4.6";
 /// Bytes of one identity token: what a client with a shared secret sends (dataplane 2.2).
 pub const TOKEN_BYTES: usize = 230;
-/// Tokens of one run. Each sender goes round them from a place of its own.
+/// Tokens of one run. Each flow goes round them, or round a part of them, from a place of its own.
 pub const TOKENS: usize = 64;
+/// Tags that are made ahead for all flows of one connection together, and the fewest that one flow gets.
+const TAGS_MAX: usize = 65_536;
+const FLOW_TAGS_MIN: usize = 4;
 
 /// Message ids start here and end below [`MESSAGE_ID_END`], so that their varint always has four bytes.
 const MESSAGE_ID_FIRST: u32 = 1 << 21;
 const MESSAGE_ID_END: u32 = 1 << 28;
 
-/// The first bytes of every payload: `magic: u32 | sender: u32 | sequence: u64 | time_ns: u64`, little-endian.
+/// The last bytes of every payload: `check: u32 | flow: u32 | sequence: u64 | time_ns: u64`, little-endian. `check` is
+/// [`MAGIC`] with the payload's length folded in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Which of the run's clients sent it.
-    pub sender: u32,
-    /// Counts the sender's messages from 0.
+    /// Which of the run's flows it belongs to: who sent it, to which name.
+    pub flow: u32,
+    /// Counts the flow's messages from 0.
     pub sequence: u64,
-    /// When a request was made, since the start of the run. An echo carries its request's time.
+    /// When it was made, or was to be made, since the start of the run. An echo carries its request's time.
     pub time_ns: u64,
+    pub payload_bytes: u32,
 }
 
 /// Bytes of a [`Stamp`], and so of the smallest payload.
@@ -41,28 +46,29 @@ pub const STAMP_BYTES: usize = 24;
 const MAGIC: u32 = 0x6d69_6c73;
 
 impl Stamp {
-    fn to_bytes(self) -> [u8; STAMP_BYTES] {
+    pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
-        bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.sender.to_le_bytes());
+        bytes[..4].copy_from_slice(&(MAGIC ^ self.payload_bytes).to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.flow.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[16..].copy_from_slice(&self.time_ns.to_le_bytes());
         bytes
     }
 
     /// Reads the stamp of a received message. Its payload is the last field of the last field of ... the message, so it
-    /// is found from the end, without reading what comes before. `None`: not a message of ours, or a damaged one.
-    pub fn of_message(message: &[u8], payload_bytes: usize) -> Option<Self> {
-        let start = message.len().checked_sub(payload_bytes)?;
-        let bytes: &[u8; STAMP_BYTES] = message.get(start..)?.first_chunk()?;
-        let (magic, bytes) = bytes.split_first_chunk::<4>()?;
-        let (sender, bytes) = bytes.split_first_chunk::<4>()?;
+    /// is found at the end, without reading what comes before. `None`: not a message of ours, or a damaged one.
+    pub fn of_message(message: &[u8]) -> Option<Self> {
+        let bytes: &[u8; STAMP_BYTES] = message.last_chunk()?;
+        let (check, bytes) = bytes.split_first_chunk::<4>()?;
+        let (flow, bytes) = bytes.split_first_chunk::<4>()?;
         let (sequence, bytes) = bytes.split_first_chunk::<8>()?;
         let time_ns = bytes.first_chunk::<8>()?;
-        (u32::from_le_bytes(*magic) == MAGIC).then_some(Self {
-            sender: u32::from_le_bytes(*sender),
+        let payload_bytes = u32::from_le_bytes(*check) ^ MAGIC;
+        (payload_bytes as usize <= message.len()).then_some(Self {
+            flow: u32::from_le_bytes(*flow),
             sequence: u64::from_le_bytes(*sequence),
             time_ns: u64::from_le_bytes(*time_ns),
+            payload_bytes,
         })
     }
 }
@@ -81,34 +87,40 @@ pub fn tokens() -> Result<Vec<String>, getrandom::Error> {
     Ok(random.chunks(TOKEN_BYTES).map(token).collect())
 }
 
-/// Who sends what to whom.
+/// Messages of one sender to one name, counted by themselves.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    pub sender: u32,
-    pub source: Name,
+    /// Its number in the run.
+    pub id: u32,
     pub destination: Name,
     /// 1 for one receiver; clients say 256 for all (dataplane 4.4).
     pub fanout: u32,
-    pub payload_bytes: usize,
 }
 
-/// One sender's publish, framed for gRPC, with the places that are written anew for each message.
+/// The fields of a flow's publishes before the payload, with the places that are written anew for each message.
 pub struct Template {
-    framed: Vec<u8>,
+    /// `SLIMHeader header = 1; SessionHeader session = 2` of a `Publish`, encoded.
+    headers: Vec<u8>,
+    /// Ranges in `headers`.
     tag: Range<usize>,
     identity: Range<usize>,
     message_id: Range<usize>,
-    stamp: Range<usize>,
     tags: Vec<[u8; TAG_BYTES]>,
+    first_token: usize,
     turn: usize,
-    sender: u32,
-    sequence: u64,
 }
 
 impl Template {
     /// - `mac`: of the sender's link; `None` if the link has none.
     /// - `tokens`: all of [`TOKEN_BYTES`] bytes.
-    pub fn new(flow: &Flow, mac: Option<&LinkMac>, tokens: &[String]) -> Self {
+    /// - `flows`: of the sender's connection. With many, each gets fewer tags.
+    pub fn new(
+        source: &Name,
+        flow: &Flow,
+        mac: Option<&LinkMac>,
+        tokens: &[String],
+        flows: usize,
+    ) -> Self {
         let token = tokens.first().map_or("", String::as_str);
         let parts = Parts {
             identity: token,
@@ -116,9 +128,9 @@ impl Template {
             tag_byte: 0,
             has_tag: mac.is_some(),
         };
-        let framed = parts.framed(flow);
+        let headers = parts.headers(source, flow);
         // Where a part is, is where two messages differ that differ in nothing else.
-        let differing = |other: Parts<'_>| difference(&framed, &other.framed(flow));
+        let differing = |other: Parts<'_>| difference(&headers, &other.headers(source, flow));
         let other_token: String = token
             .bytes()
             .map(|byte| if byte == b'~' { '!' } else { '~' })
@@ -135,71 +147,109 @@ impl Template {
             tag_byte: 0xff,
             ..parts
         });
-        let stamp_at = framed.len() - flow.payload_bytes;
         let mut template = Self {
-            framed,
+            headers,
             tag,
             identity,
             message_id,
-            stamp: stamp_at..stamp_at + STAMP_BYTES,
             tags: Vec::new(),
-            turn: flow.sender as usize % tokens.len().max(1),
-            sender: flow.sender,
-            sequence: 0,
+            first_token: flow.id as usize % tokens.len().max(1),
+            turn: 0,
         };
-        template.tags = match mac {
-            Some(mac) => tokens
-                .iter()
-                .map(|token| template.sign(mac, token))
-                .collect(),
-            None => Vec::new(),
-        };
+        let most = (TAGS_MAX / flows.max(1)).max(FLOW_TAGS_MIN);
+        template.tags = (0..tokens.len().min(most))
+            .map(|turn| match (mac, template.token(tokens, turn)) {
+                (Some(mac), Some(token)) => template.sign(mac, token),
+                _ => [0; TAG_BYTES],
+            })
+            .collect();
         template
     }
 
-    /// Bytes of one framed message.
-    pub fn framed_bytes(&self) -> usize {
-        self.framed.len()
-    }
-
-    /// Messages written so far, hence the next sequence number.
-    pub fn written(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Appends the next message, with its gRPC prefix.
-    pub fn write(&mut self, tokens: &[String], time_ns: u64, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&self.framed);
-        let copy = &mut out[start..];
-        if let Some(token) = tokens.get(self.turn) {
-            copy[self.identity.clone()].copy_from_slice(token.as_bytes());
-        }
-        if let Some(tag) = self.tags.get(self.turn) {
-            copy[self.tag.clone()].copy_from_slice(tag);
-        }
-        self.turn = if self.turn + 1 < tokens.len() {
-            self.turn + 1
+    fn token<'a>(&self, tokens: &'a [String], turn: usize) -> Option<&'a str> {
+        let at = self.first_token + turn;
+        let at = if at < tokens.len() {
+            at
         } else {
-            0
+            at - tokens.len()
         };
-        copy[self.message_id.clone()].copy_from_slice(&message_id(self.sequence));
-        let stamp = Stamp {
-            sender: self.sender,
-            sequence: self.sequence,
-            time_ns,
-        };
-        copy[self.stamp.clone()].copy_from_slice(&stamp.to_bytes());
-        self.sequence += 1;
+        tokens.get(at).map(String::as_str)
     }
 
-    /// The tag of this message with another token.
+    /// Appends the next message, framed for gRPC.
+    ///
+    /// - `filler`: what payloads are made of; at least `stamp.payload_bytes` of it.
+    pub fn write(&mut self, tokens: &[String], stamp: Stamp, filler: &[u8], out: &mut Vec<u8>) {
+        // `Message { publish = 3 } > Publish { .., msg = 3 } > Content { app_payload = 1 } >
+        // ApplicationPayload { payload_type = 1, blob = 2 }`: a length before each, innermost first.
+        let payload_bytes = stamp.payload_bytes as usize;
+        let application = PAYLOAD_TYPE_FIELD.len() + field_bytes(payload_bytes);
+        let content = field_bytes(application);
+        let publish = self.headers.len() + field_bytes(content);
+        let message = field_bytes(publish);
+
+        out.reserve(PREFIX_BYTES + message);
+        out.push(0);
+        out.extend_from_slice(&(message as u32).to_be_bytes());
+        put_key(out, 3, publish);
+        let start = out.len();
+        out.extend_from_slice(&self.headers);
+        self.patch(tokens, stamp.sequence, &mut out[start..]);
+        put_key(out, 3, content);
+        put_key(out, 1, application);
+        out.extend_from_slice(PAYLOAD_TYPE_FIELD);
+        put_key(out, 2, payload_bytes);
+        out.extend_from_slice(&filler[..payload_bytes - STAMP_BYTES]);
+        out.extend_from_slice(&stamp.to_bytes());
+    }
+
+    fn patch(&mut self, tokens: &[String], sequence: u64, headers: &mut [u8]) {
+        if let Some(token) = self.token(tokens, self.turn) {
+            headers[self.identity.clone()].copy_from_slice(token.as_bytes());
+        }
+        if let Some(tag) = self.tags.get(self.turn).filter(|_| !self.tag.is_empty()) {
+            headers[self.tag.clone()].copy_from_slice(tag);
+        }
+        self.turn += 1;
+        if self.turn == self.tags.len() {
+            self.turn = 0;
+        }
+        headers[self.message_id.clone()].copy_from_slice(&message_id(sequence));
+    }
+
+    /// The tag of these headers with another token. The payload is not covered, so none is there.
     fn sign(&self, mac: &LinkMac, token: &str) -> [u8; TAG_BYTES] {
-        let mut message = self.framed[PREFIX_BYTES..].to_vec();
-        let identity = self.identity.start - PREFIX_BYTES..self.identity.end - PREFIX_BYTES;
-        message[identity].copy_from_slice(token.as_bytes());
+        let mut headers = self.headers.clone();
+        headers[self.identity.clone()].copy_from_slice(token.as_bytes());
+        let mut message = Vec::with_capacity(headers.len() + 8);
+        // `msg = 3` with an empty application payload: a publish without content is none.
+        headers.extend_from_slice(&[0x1a, 2, 0x0a, 0]);
+        put_key(&mut message, 3, headers.len());
+        message.extend_from_slice(&headers);
         tag_of(mac, &message)
     }
+}
+
+/// `payload_type = 1` of an ApplicationPayload.
+const PAYLOAD_TYPE_FIELD: &[u8] = b"\x0a\x03msg";
+
+/// Bytes of a length-delimited field with this many bytes in it, its number below 16.
+fn field_bytes(bytes: usize) -> usize {
+    1 + varint_bytes(bytes) + bytes
+}
+
+fn varint_bytes(value: usize) -> usize {
+    ((value | 1).ilog2() as usize) / 7 + 1
+}
+
+/// Number, wire type and length of a length-delimited field.
+fn put_key(out: &mut Vec<u8>, number: u8, mut bytes: usize) {
+    out.push(number << 3 | 2);
+    while bytes >= 0x80 {
+        out.push(bytes as u8 | 0x80);
+        bytes >>= 7;
+    }
+    out.push(bytes as u8);
 }
 
 /// The four bytes of a message's id as a varint.
@@ -251,16 +301,13 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn framed(self, flow: &Flow) -> Vec<u8> {
-        let payload = wire::ApplicationPayload {
-            payload_type: "msg".to_owned(),
-            blob: filler(flow.payload_bytes),
-        };
+    /// Encoded as fields of a `Publish`, which is then without its content.
+    fn headers(self, source: &Name, flow: &Flow) -> Vec<u8> {
         let publish = wire::Publish {
             header: Some(wire::SlimHeader {
                 fanout: flow.fanout,
                 header_mac: self.has_tag.then(|| vec![self.tag_byte; TAG_BYTES]),
-                ..header(&flow.source, &flow.destination, self.identity)
+                ..header(source, &flow.destination, self.identity)
             }),
             session: Some(wire::SessionHeader {
                 session_type: if flow.fanout == 1 {
@@ -272,16 +319,14 @@ impl Parts<'_> {
                 session_id: 7,
                 message_id: self.message_id,
             }),
-            msg: Some(wire::Content {
-                content_type: Some(wire::content::ContentType::AppPayload(payload)),
-            }),
+            msg: None,
         };
-        framed(wire::message::MessageType::Publish(publish))
+        publish.encode_to_vec()
     }
 }
 
-/// Bytes that no compression would shorten.
-fn filler(bytes: usize) -> Vec<u8> {
+/// Bytes that no compression would shorten, for payloads.
+pub fn filler(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -365,14 +410,15 @@ mod tests {
     use slim_proto::link::LinkKey;
     use slim_proto::name::InstanceId;
 
-    fn flow(payload_bytes: usize) -> Flow {
-        let name = |service: &str, id| Name::new("org", "ns", service).with_id(InstanceId::new(id));
+    fn name(service: &str, id: u128) -> Name {
+        Name::new("org", "ns", service).with_id(InstanceId::new(id))
+    }
+
+    fn flow() -> Flow {
         Flow {
-            sender: 3,
-            source: name("requester", 42),
+            id: 3,
             destination: name("echo", 43),
             fanout: 1,
-            payload_bytes,
         }
     }
 
@@ -380,31 +426,49 @@ mod tests {
     fn every_patched_message_parses_verifies_and_differs_in_what_it_should() {
         let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let tokens = tokens().unwrap();
-        for payload_bytes in [STAMP_BYTES, 256, 4_096] {
-            let flow = flow(payload_bytes);
-            let mut template = Template::new(&flow, Some(&mac), &tokens);
+        let (source, flow) = (name("requester", 42), flow());
+        let filler = filler(3_000_000);
+        for flows in [1, 2_000, 1_000_000] {
+            let mut template = Template::new(&source, &flow, Some(&mac), &tokens, flows);
+            let sizes = [24, 25, 119, 127, 128, 256, 4_096, 16_383, 16_384, 3_000_000];
             for sequence in 0..2 * TOKENS as u64 {
+                let payload_bytes = if sequence < 10 {
+                    sizes[sequence as usize]
+                } else {
+                    100
+                };
+                let stamp = Stamp {
+                    flow: 3,
+                    sequence,
+                    time_ns: 1_000 + sequence,
+                    payload_bytes,
+                };
                 let mut out = b"before".to_vec();
-                template.write(&tokens, 1_000 + sequence, &mut out);
+                template.write(&tokens, stamp, &filler, &mut out);
                 let message = &out[6 + PREFIX_BYTES..];
                 assert_eq!(out[7..11], (message.len() as u32).to_be_bytes());
                 assert!(is_sound(message, Some(&mac), &mut Preimage::new()));
-
-                let stamp = Stamp {
-                    sender: 3,
-                    sequence,
-                    time_ns: 1_000 + sequence,
-                };
-                assert_eq!(Stamp::of_message(message, payload_bytes), Some(stamp));
+                assert_eq!(Stamp::of_message(message), Some(stamp));
 
                 let decoded = wire::Message::decode(message).unwrap();
                 let Some(wire::message::MessageType::Publish(publish)) = decoded.message_type
                 else {
                     panic!("a publish")
                 };
+                let Some(wire::content::ContentType::AppPayload(payload)) =
+                    publish.msg.unwrap().content_type
+                else {
+                    panic!("a payload")
+                };
+                assert_eq!(payload.blob.len(), payload_bytes as usize);
+                assert_eq!(payload.payload_type, "msg");
                 let (header, session) = (publish.header.unwrap(), publish.session.unwrap());
-                assert_eq!(header.identity, tokens[(3 + sequence as usize) % TOKENS]);
-                assert_eq!(header.source.unwrap(), flow.source.to_wire());
+                let tags = template.tags.len() as u64;
+                assert_eq!(
+                    header.identity,
+                    tokens[(3 + (sequence % tags) as usize) % TOKENS]
+                );
+                assert_eq!(header.source.unwrap(), source.to_wire());
                 assert_eq!(header.destination.unwrap(), flow.destination.to_wire());
                 assert_eq!(
                     (header.ttl, header.incoming_conn, header.fanout),
@@ -419,18 +483,67 @@ mod tests {
     }
 
     #[test]
+    fn a_link_without_a_key_sends_no_tag() {
+        let tokens = tokens().unwrap();
+        let mut template = Template::new(&name("requester", 42), &flow(), None, &tokens, 1);
+        for sequence in 0..100 {
+            let stamp = Stamp {
+                flow: 3,
+                sequence,
+                time_ns: 0,
+                payload_bytes: 64,
+            };
+            let mut out = Vec::new();
+            template.write(&tokens, stamp, &filler(64), &mut out);
+            let Ok(Parsed::Routed(header)) = route_header::parse(&out[PREFIX_BYTES..]) else {
+                panic!("a routed message")
+            };
+            assert_eq!(
+                TagState::unkeyed(&out[PREFIX_BYTES..], &header),
+                TagState::Absent
+            );
+        }
+    }
+
+    #[test]
     fn one_bit_of_another_header_is_not_sound() {
         let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let tokens = tokens().unwrap();
-        let mut template = Template::new(&flow(64), Some(&mac), &tokens);
+        let mut template = Template::new(&name("requester", 42), &flow(), Some(&mac), &tokens, 1);
+        let stamp = Stamp {
+            flow: 3,
+            sequence: 0,
+            time_ns: 0,
+            payload_bytes: 64,
+        };
         let mut out = Vec::new();
-        template.write(&tokens, 0, &mut out);
-        out[template.identity.start] ^= 1;
+        template.write(&tokens, stamp, &filler(64), &mut out);
+        // Prefix, then two bytes of length and one of key.
+        out[PREFIX_BYTES + 3 + template.identity.start] ^= 1;
         assert!(!is_sound(
             &out[PREFIX_BYTES..],
             Some(&mac),
             &mut Preimage::new()
         ));
+    }
+
+    #[test]
+    fn a_stamp_whose_length_cannot_be_is_no_stamp() {
+        let stamp = Stamp {
+            flow: 1,
+            sequence: 2,
+            time_ns: 3,
+            payload_bytes: 24,
+        };
+        let bytes = stamp.to_bytes();
+        assert_eq!(Stamp::of_message(&bytes), Some(stamp));
+        let longer = Stamp {
+            payload_bytes: 25,
+            ..stamp
+        }
+        .to_bytes();
+        assert_eq!(Stamp::of_message(&longer), None);
+        assert_eq!(Stamp::of_message(&bytes[1..]), None);
     }
 
     #[test]

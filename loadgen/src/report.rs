@@ -1,80 +1,121 @@
-//! The result of a run: one record, for people and as JSON.
+//! The result of a run: one record, for people and as JSON. `SCHEMA.md` beside this crate documents the JSON.
 
 use std::fmt;
+use std::path::Path;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::curve::LatencyRecord;
 use crate::ledger::Faults;
+use crate::machine::Machine;
 use crate::plan::Workload;
+use crate::plot::{PlotError, Series, latency_by_percentile, latency_by_throughput};
+use crate::sweep::{Step, Sweep};
 
+/// Of the layout of the records.
+pub const SCHEMA: u32 = 2;
 /// A worker that uses this much of its core has no time left to send more.
 const SATURATED: f64 = 0.95;
+/// A rate counts as reached from this part of it on.
+const RATE_REACHED: f64 = 0.99;
 
 /// Rates and counts are of the measured phase; `faults` are of the whole run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Of this layout.
     pub schema: u32,
+    /// UTC.
+    pub started_at: String,
+    pub machine: Machine,
+    /// That this load generator was built from.
+    pub commit: &'static str,
     pub command: String,
     pub workload: String,
     pub target: String,
+    pub target_protocol: &'static str,
+    pub link_mac: bool,
+    /// Sizes, as `--payload` takes them.
+    pub payload: Option<String>,
+    /// If all are of one size.
     pub payload_bytes: Option<usize>,
     pub measured_s: f64,
     /// Why the run ended early. The numbers are then of a part of it.
     pub cut_short: Option<String>,
     pub set_up: SetUp,
     pub traffic: Option<Traffic>,
+    pub churn: Option<Churn>,
     pub faults: Faults,
     pub loadgen: Loadgen,
     pub server: Option<Server>,
+    /// Which side was at its limit, in words.
+    pub limit: Option<String>,
+    /// Of a sweep, whose knee the rest of the record is of.
+    pub sweep: Option<Sweep>,
+    /// What `traffic.latency` is of, in nanoseconds.
+    #[serde(skip)]
+    pub histogram: Histogram<u64>,
 }
 
 /// From the first connect to the last acknowledged subscription.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct SetUp {
     pub connections: usize,
     pub seconds: f64,
     pub connections_per_s: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Traffic {
     pub published: u64,
     /// Messages that receivers got. A request and its echo are two.
     pub delivered: u64,
     pub published_per_s: f64,
     pub delivered_per_s: f64,
+    pub delivered_payload_bytes: u64,
     pub delivered_payload_mb_per_s: f64,
     pub round_trips_per_s: Option<f64>,
-    pub latency: Latency,
+    /// Of round trips (ping), else from publisher to subscriber; at a fixed rate from when the message was due.
+    pub latency: LatencyRecord,
+    pub rate: Option<Rate>,
+    /// Fan-out: from the first receiver of a message to its last.
+    pub spread: Option<LatencyRecord>,
 }
 
-/// Of round trips (ping), else from publisher to subscriber.
-#[derive(Debug, Serialize)]
-pub struct Latency {
-    pub samples: u64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub p99_9_us: f64,
-    pub max_us: f64,
+/// How a fixed rate was kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rate {
+    pub asked_per_s: u64,
+    pub sent_per_s: f64,
+    /// Due and never made, because megabytes were waiting on their connection.
+    pub unsent: u64,
+    /// How late the load generator itself made them. Part of the latency.
+    pub slip: LatencyRecord,
 }
 
-impl Latency {
-    pub fn of(histogram: &Histogram<u64>) -> Self {
-        let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Self {
-            samples: histogram.len(),
-            p50_us: us(0.5),
-            p99_us: us(0.99),
-            p99_9_us: us(0.999),
-            max_us: histogram.max() as f64 / 1e3,
-        }
+impl Rate {
+    pub fn is_reached(&self) -> bool {
+        self.unsent == 0 && self.sent_per_s >= RATE_REACHED * self.asked_per_s as f64
+    }
+}
+
+/// Connections closed and opened anew.
+#[derive(Debug, Clone, Serialize)]
+pub struct Churn {
+    pub asked_per_s: u64,
+    pub done_per_s: f64,
+    pub done: u64,
+    /// From when the replacement was due to its acknowledged subscription.
+    pub latency: LatencyRecord,
+}
+
+impl Churn {
+    pub fn is_reached(&self) -> bool {
+        self.done_per_s >= RATE_REACHED * self.asked_per_s as f64
     }
 }
 
 /// This process, all threads.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Loadgen {
     pub workers: usize,
     pub cpu_us_per_delivered: Option<f64>,
@@ -82,7 +123,7 @@ pub struct Loadgen {
 }
 
 /// The measured process, all threads.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Server {
     pub cpu_us_per_delivered: Option<f64>,
     pub cpu_us_per_published: Option<f64>,
@@ -94,16 +135,49 @@ pub struct Server {
 }
 
 impl Report {
+    /// Draws the latency as SVG: by percentile, or of a sweep by throughput.
+    pub fn plot(&self, out: &Path) -> Result<(), PlotError> {
+        let title = format!("{} on {}", self.workload, self.target);
+        if let Some(sweep) = &self.sweep {
+            let series = |label: &str, latency_us: fn(&Step) -> f64| Series {
+                label: label.to_owned(),
+                points: sweep
+                    .steps
+                    .iter()
+                    .map(|step| (step.delivered_per_s, latency_us(step)))
+                    .collect(),
+            };
+            let series = [
+                series("p50", |step| step.p50_us),
+                series("p99", |step| step.p99_us),
+            ];
+            return latency_by_throughput(&title, &series, out);
+        }
+        let latency = match (&self.traffic, &self.churn) {
+            (Some(traffic), _) => &traffic.latency,
+            (None, Some(churn)) => &churn.latency,
+            (None, None) => return latency_by_percentile(&title, &[], out),
+        };
+        let series = Series {
+            label: self.target.clone(),
+            points: latency.percentiles.clone(),
+        };
+        latency_by_percentile(&title, &[series], out)
+    }
+
     /// Says which side was at its limit, if that can be said.
-    fn limit(&self) -> Option<&'static str> {
+    pub fn what_was_the_limit(&self) -> Option<String> {
         let traffic = self.traffic.as_ref()?;
         if traffic.delivered == 0 {
             return None;
         }
-        let is_own = self.loadgen.cores_used >= SATURATED * self.loadgen.workers as f64;
         let server = self.server.as_ref().and_then(|server| server.cores_used);
+        if let Some(rate) = &traffic.rate {
+            return Some(self.what_limited_the_rate(rate, traffic));
+        }
+        let is_own = self.loadgen.cores_used >= SATURATED * self.loadgen.workers as f64;
         let is_server = server.is_some_and(|cores| cores >= SATURATED);
-        Some(match (is_own, is_server) {
+        let text = match (is_own, is_server) {
             (true, true) => {
                 "both sides were busy all the time: more --cores would tell which is the limit"
             }
@@ -115,7 +189,41 @@ impl Report {
                 "neither side was busy all the time: waiting, or other work on their cores, was the limit"
             }
             (false, false) => "the load generator had time to spare: it was not the limit",
-        })
+        };
+        Some(text.to_owned())
+    }
+
+    /// An open loop spins while it waits, so that its processor time says nothing. How late it was does.
+    fn what_limited_the_rate(&self, rate: &Rate, traffic: &Traffic) -> String {
+        let (slip, latency) = (rate.slip.p99_us, traffic.latency.p99_us);
+        if rate.unsent > 0 {
+            format!(
+                "the server: {} messages were not made, because too much was waiting on their connections",
+                rate.unsent
+            )
+        } else if !rate.is_reached() {
+            format!(
+                "the load generator: it made {:.0} of {} messages per second; give it more --cores",
+                rate.sent_per_s, rate.asked_per_s
+            )
+        } else if slip > latency / 2.0 {
+            format!(
+                "the load generator was itself late (p99 {slip:.0} us), which is more than half of the latency's p99"
+            )
+        } else {
+            format!(
+                "neither: the rate was kept, and the load generator's own lateness was {slip:.0} us at p99"
+            )
+        }
+    }
+
+    /// Whether the rates that were asked for came about.
+    pub fn is_rate_reached(&self) -> bool {
+        let rate = self
+            .traffic
+            .as_ref()
+            .and_then(|traffic| traffic.rate.as_ref());
+        rate.is_none_or(Rate::is_reached) && self.churn.as_ref().is_none_or(Churn::is_reached)
     }
 }
 
@@ -125,9 +233,20 @@ impl fmt::Display for Workload {
             Self::Ping { pairs, in_flight } => {
                 write!(f, "ping: {pairs} pair(s), {in_flight} in flight each")
             }
-            Self::Stream { pairs } => {
-                write!(f, "stream: {pairs} publisher(s), one subscriber each")
+            Self::Stream { pairs, batch } => {
+                write!(f, "stream: {pairs} publisher(s), one subscriber each")?;
+                match batch {
+                    Some(batch) => write!(f, ", {batch} message(s) a write"),
+                    None => Ok(()),
+                }
             }
+            Self::Rate {
+                pairs,
+                messages_per_s,
+            } => write!(
+                f,
+                "rate: {messages_per_s}/s from {pairs} publisher(s), one subscriber each"
+            ),
             Self::Fanout {
                 publishers,
                 subscribers,
@@ -135,7 +254,14 @@ impl fmt::Display for Workload {
                 f,
                 "fanout: {publishers} publisher(s), {subscribers} subscriber(s) each"
             ),
-            Self::Connect { connections } => write!(f, "connect: {connections} idle"),
+            Self::Connect {
+                connections,
+                churn_per_s: 0,
+            } => write!(f, "connect: {connections} idle"),
+            Self::Connect {
+                connections,
+                churn_per_s,
+            } => write!(f, "connect: {connections} idle, {churn_per_s}/s replaced"),
         }
     }
 }
@@ -143,8 +269,11 @@ impl fmt::Display for Workload {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}", self.workload, self.target)?;
-        if let Some(bytes) = self.payload_bytes {
-            write!(f, ", {bytes}-byte payloads")?;
+        if let Some(payload) = &self.payload {
+            write!(f, ", payloads of {payload} bytes")?;
+        }
+        if self.target_protocol == "slim" && !self.link_mac {
+            write!(f, ", MAC off")?;
         }
         writeln!(f, ", {:.1} s", self.measured_s)?;
         if let Some(why) = &self.cut_short {
@@ -167,25 +296,44 @@ impl fmt::Display for Report {
                 "  routed messages      {:.0}/s, {:.1} MB/s of payload",
                 traffic.delivered_per_s, traffic.delivered_payload_mb_per_s
             )?;
-            let latency = &traffic.latency;
+            let what = match (traffic.round_trips_per_s, &traffic.rate) {
+                (Some(_), _) => "round-trip time",
+                (None, None) => "one-way time",
+                (None, Some(_)) => "time since due",
+            };
+            put_latency(f, what, &traffic.latency)?;
+            if let Some(rate) = &traffic.rate {
+                put_latency(f, "of which own delay", &rate.slip)?;
+            }
+            if let Some(spread) = &traffic.spread {
+                put_latency(f, "first to last", spread)?;
+            }
+        }
+        if let Some(churn) = &self.churn {
             writeln!(
                 f,
-                "  {:<20} p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
-                if traffic.round_trips_per_s.is_some() {
-                    "round-trip time"
-                } else {
-                    "one-way time"
-                },
-                latency.p50_us,
-                latency.p99_us,
-                latency.p99_9_us,
-                latency.max_us
+                "  replaced             {} connections, {:.1}/s of {}/s",
+                churn.done, churn.done_per_s, churn.asked_per_s
             )?;
+            put_latency(f, "due to subscribed", &churn.latency)?;
         }
         let own = &self.loadgen;
         write!(f, "  loadgen CPU          ")?;
         put_cpu(f, own.cpu_us_per_delivered, Some(own.cores_used))?;
-        writeln!(f, ", {} worker(s)", own.workers)?;
+        write!(f, ", {} worker(s)", own.workers)?;
+        let is_open_loop = self
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| traffic.rate.is_some());
+        writeln!(
+            f,
+            "{}",
+            if is_open_loop {
+                ", spinning between messages"
+            } else {
+                ""
+            }
+        )?;
         if let Some(server) = &self.server {
             self.put_server(f, server)?;
         }
@@ -197,11 +345,22 @@ impl fmt::Display for Report {
                 faults.lost, faults.duplicated, faults.reordered, faults.damaged
             )?;
         }
-        match self.limit() {
-            Some(limit) => writeln!(f, "  limit                {limit}"),
+        if let Some(limit) = &self.limit {
+            writeln!(f, "  limit                {limit}")?;
+        }
+        match &self.sweep {
+            Some(sweep) => write!(f, "{sweep}"),
             None => Ok(()),
         }
     }
+}
+
+fn put_latency(f: &mut fmt::Formatter<'_>, what: &str, latency: &LatencyRecord) -> fmt::Result {
+    writeln!(
+        f,
+        "  {what:<20} p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
+        latency.p50_us, latency.p90_us, latency.p99_us, latency.p99_9_us, latency.max_us
+    )
 }
 
 impl Report {

@@ -1,21 +1,31 @@
 //! One run: starts the workers, moves them from phase to phase, reads the processes' accounts, puts the result together.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
+
 use crate::accounting::{AccountError, processor_time, resident_bytes};
-use crate::message::tokens;
-use crate::plan::{Plan, Workload};
-use crate::report::{Latency, Loadgen, Report, Server, SetUp, Traffic};
-use crate::worker::{Phase, Shared, Worker, WorkerError, WorkerReport};
+use crate::choice::Sizes;
+use crate::curve::LatencyRecord;
+use crate::link::Material;
+use crate::machine::{Machine, commit, utc_now};
+use crate::message::{filler, tokens};
+use crate::plan::{Plan, PlanError, Workload};
+use crate::progress::Progress;
+use crate::report::{Churn, Loadgen, Rate, Report, SCHEMA, Server, SetUp, Traffic};
+use crate::target::Protocol;
+use crate::worker::{Phase, Shared, Worker, WorkerError, WorkerReport, blank_histogram};
 
 /// Time between two looks at how far the workers are.
 const POLL: Duration = Duration::from_millis(2);
 /// How long nothing may arrive at the end of a run, before what is missing counts as lost.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
+/// Time between two lines of progress.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Why there is no result at all.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +38,8 @@ pub enum RunError {
     Server(#[from] AccountError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     #[error("interrupted before anything was measured")]
     Interrupted,
 }
@@ -41,14 +53,19 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, RunError> {
         target: plan.target.to_string(),
         error,
     })?;
-    let tokens = tokens().map_err(RunError::Random)?;
+    let material = Material {
+        tokens: tokens().map_err(RunError::Random)?.into(),
+        filler: filler(plan.sizes.most()).into(),
+    };
+    let started_at = utc_now();
     let resident_before = plan.server_pid.map(resident_bytes).transpose()?;
     let workers = plan.clients.len();
-    let shared = Arc::new(Shared::new(target, tokens, workers));
+    let shared = Arc::new(Shared::new(target, material, workers));
     let run = Run {
         plan,
         interrupted,
         shared,
+        started_at,
     };
     let threads = run.start()?;
     let set_up_time = run.set_up();
@@ -75,6 +92,7 @@ struct Run<'a> {
     plan: &'a Plan,
     interrupted: &'a AtomicBool,
     shared: Arc<Shared>,
+    started_at: String,
 }
 
 /// The measured phase as the coordinator saw it.
@@ -91,10 +109,11 @@ struct Measured {
 impl Run<'_> {
     fn start(&self) -> Result<Vec<JoinHandle<WorkerReport>>, WorkerError> {
         let mut threads = Vec::new();
+        let plan = Arc::new(self.plan.clone());
         for (index, clients) in self.plan.clients.iter().enumerate() {
             let shared = Arc::clone(&self.shared);
             let core = self.plan.cores.get(index).copied();
-            let clients = clients.clone();
+            let (plan, clients) = (Arc::clone(&plan), clients.clone());
             let thread = thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
@@ -102,7 +121,7 @@ impl Run<'_> {
                         // The core was there when the plan was checked; if it is gone, the run is merely not pinned.
                         let _ = core_affinity::set_for_current(core_affinity::CoreId { id });
                     }
-                    match Worker::new(index, Arc::clone(&shared), clients) {
+                    match Worker::new(index, Arc::clone(&shared), &plan, clients) {
                         Ok(worker) => worker.run(),
                         Err(error) => {
                             shared.failed.store(true, Ordering::Release);
@@ -138,14 +157,16 @@ impl Run<'_> {
         };
         if !self.plan.warm_up.is_zero() {
             self.shared.set_phase(Phase::WarmUp);
-            if self.wait(self.plan.warm_up).is_some() {
+            if self.wait(self.plan.warm_up, None).is_some() {
                 return measured;
             }
         }
         let (own_before, server_before) = (self.own(), self.server());
         let started = Instant::now();
         self.shared.set_phase(Phase::Measure);
-        measured.cut_short = self.wait(self.plan.duration);
+        let mut progress = Progress::new();
+        measured.cut_short = self.wait(self.plan.duration, Some(&mut progress));
+        progress.finish();
         measured.resident_end = self.resident();
         let (own, server) = (self.own(), self.server());
         self.shared.set_phase(Phase::Drain);
@@ -164,18 +185,10 @@ impl Run<'_> {
 
     /// Waits until all that was published has arrived, or nothing more does.
     fn drain(&self) {
-        let sums = || {
-            let mut sums = (0, 0);
-            for worker in &self.shared.progress {
-                sums.0 += worker.published.load(Ordering::Relaxed);
-                sums.1 += worker.delivered.load(Ordering::Relaxed);
-            }
-            sums
-        };
-        let (mut last, mut since) = (sums(), Instant::now());
+        let (mut last, mut since) = (self.sums(), Instant::now());
         loop {
             thread::sleep(10 * POLL);
-            let now = sums();
+            let now = self.sums();
             let (published, delivered) = now;
             if now != last {
                 (last, since) = (now, Instant::now());
@@ -190,19 +203,67 @@ impl Run<'_> {
         }
     }
 
-    /// Lets time pass. Returns early, and says why, if the run is to end.
-    fn wait(&self, duration: Duration) -> Option<&'static str> {
-        let until = Instant::now() + duration;
+    /// Lets time pass, and shows how it goes. Returns early, and says why, if the run is to end.
+    fn wait(
+        &self,
+        duration: Duration,
+        mut progress: Option<&mut Progress>,
+    ) -> Option<&'static str> {
+        let started = Instant::now();
+        let (mut painted, mut sums_then) = (started, self.sums());
         loop {
             if let Some(why) = self.why_stop() {
                 return Some(why);
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = duration.saturating_sub(started.elapsed());
             if left.is_zero() {
                 return None;
             }
             thread::sleep(left.min(10 * POLL));
+            let since = painted.elapsed();
+            if let Some(progress) = progress.as_mut().filter(|progress| progress.is_shown())
+                && since >= PROGRESS
+            {
+                let sums = self.sums();
+                let per_s = |now: u64, then: u64| (now - then) as f64 / since.as_secs_f64();
+                let latency = self.latency_so_far();
+                let us = |quantile| {
+                    (!latency.is_empty()).then(|| latency.value_at_quantile(quantile) as f64 / 1e3)
+                };
+                progress.update(
+                    started.elapsed(),
+                    duration,
+                    per_s(sums.0, sums_then.0),
+                    per_s(sums.1, sums_then.1),
+                    us(0.5),
+                    us(0.99),
+                );
+                (painted, sums_then) = (Instant::now(), sums);
+            }
         }
+    }
+
+    /// What the workers have shown since the last time, and a request to show more.
+    fn latency_so_far(&self) -> Histogram<u64> {
+        let mut latency = blank_histogram();
+        for worker in &self.shared.progress {
+            let shown = worker.snapshot.lock();
+            if let Some(shown) = &*shown.unwrap_or_else(PoisonError::into_inner) {
+                latency.add(shown).expect("all have the same bounds");
+            }
+            worker.snapshot_wanted.store(true, Ordering::Relaxed);
+        }
+        latency
+    }
+
+    /// Published and delivered so far, of all workers.
+    fn sums(&self) -> (u64, u64) {
+        let mut sums = (0, 0);
+        for worker in &self.shared.progress {
+            sums.0 += worker.published.load(Ordering::Relaxed);
+            sums.1 += worker.delivered.load(Ordering::Relaxed);
+        }
+        sums
     }
 
     fn why_stop(&self) -> Option<&'static str> {
@@ -261,12 +322,48 @@ impl Run<'_> {
                 .zip(resident_before)
                 .map(|(ready, before)| ready.saturating_sub(before) as f64 / connections as f64),
         });
-        Report {
-            schema: 1,
+        let rate = match plan.workload {
+            Workload::Rate { messages_per_s, .. } => Some(Rate {
+                asked_per_s: messages_per_s,
+                sent_per_s: total.published as f64 / total.measured.as_secs_f64().max(1e-9),
+                unsent: total.pace.unsent,
+                slip: LatencyRecord::of(&total.pace.slip),
+            }),
+            _ => None,
+        };
+        let spread = matches!(plan.workload, Workload::Fanout { .. }).then(|| {
+            let mut histogram = blank_histogram();
+            total
+                .spread
+                .record(plan.receivers_per_message, &mut histogram);
+            LatencyRecord::of(&histogram)
+        });
+        let churn = match plan.workload {
+            Workload::Connect { churn_per_s, .. } if churn_per_s > 0 => Some(Churn {
+                asked_per_s: churn_per_s,
+                done_per_s: total.churn.latency.len() as f64
+                    / total.measured.as_secs_f64().max(1e-9),
+                done: total.churn.latency.len(),
+                latency: LatencyRecord::of(&total.churn.latency),
+            }),
+            _ => None,
+        };
+        let payload_bytes = match plan.sizes {
+            Sizes::Fixed(bytes) if !is_idle => Some(bytes),
+            _ => None,
+        };
+        let mut report = Report {
+            schema: SCHEMA,
+            started_at: self.started_at.clone(),
+            machine: Machine::of_this_host(),
+            commit: commit(),
             command: plan.command_line.clone(),
             workload: plan.workload.to_string(),
             target: plan.target.to_string(),
-            payload_bytes: (!is_idle).then_some(plan.payload_bytes),
+            target_protocol: plan.target.protocol().name(),
+            link_mac: plan.has_mac && plan.target.protocol() == Protocol::Slim,
+            payload: (!is_idle).then(|| plan.sizes.to_string()),
+            payload_bytes,
             measured_s: seconds,
             cut_short,
             set_up: SetUp {
@@ -277,15 +374,17 @@ impl Run<'_> {
             traffic: (!is_idle).then(|| Traffic {
                 published_per_s: total.published as f64 / seconds,
                 delivered_per_s: total.delivered as f64 / seconds,
-                delivered_payload_mb_per_s: total.delivered as f64 * plan.payload_bytes as f64
-                    / seconds
-                    / 1e6,
+                delivered_payload_bytes: total.delivered_payload_bytes,
+                delivered_payload_mb_per_s: total.delivered_payload_bytes as f64 / seconds / 1e6,
                 round_trips_per_s: matches!(plan.workload, Workload::Ping { .. })
                     .then(|| total.round_trips as f64 / seconds),
                 published: total.published,
                 delivered: total.delivered,
-                latency: Latency::of(&total.latency),
+                latency: LatencyRecord::of(&total.latency),
+                rate,
+                spread,
             }),
+            churn,
             faults,
             loadgen: Loadgen {
                 workers: plan.clients.len(),
@@ -293,6 +392,11 @@ impl Run<'_> {
                 cores_used: cores(measured.own),
             },
             server,
-        }
+            limit: None,
+            sweep: None,
+            histogram: total.latency,
+        };
+        report.limit = report.what_was_the_limit();
+        report
     }
 }

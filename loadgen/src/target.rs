@@ -9,6 +9,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::link::{Link, Material, Opening};
+use crate::nats::NatsLink;
+use crate::slim::SlimLink;
+
 /// How long one TCP connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -24,13 +28,19 @@ pub enum Target {
     Unix {
         path: PathBuf,
     },
+    /// Clear text over TCP to a NATS server.
+    Nats {
+        authority: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    #[error("`{scheme}://` is not supported; HOST:PORT, slim://HOST:PORT and unix:///PATH are")]
+    #[error(
+        "`{scheme}://` is not supported; slim://HOST:PORT, HOST:PORT, unix:///PATH and nats://HOST:PORT are"
+    )]
     Scheme { scheme: String },
-    #[error("HOST:PORT, slim://HOST:PORT or unix:///PATH is expected")]
+    #[error("slim://HOST:PORT, HOST:PORT, unix:///PATH or nats://HOST:PORT is expected")]
     Shape,
     #[error("the address is longer than {AUTHORITY_BYTES_MAX} bytes")]
     Long,
@@ -40,11 +50,16 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
+        let mut is_nats = false;
         let authority = match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => {
                 return Ok(Self::Unix { path: path.into() });
             }
             Some(("slim" | "http", rest)) => rest.trim_end_matches('/'),
+            Some(("nats", rest)) => {
+                is_nats = true;
+                rest.trim_end_matches('/')
+            }
             Some(("unix", _)) => return Err(TargetError::Shape),
             Some((scheme, _)) => {
                 let scheme = scheme.chars().take(32).collect();
@@ -55,8 +70,11 @@ impl FromStr for Target {
         match authority.rsplit_once(':') {
             _ if authority.len() > AUTHORITY_BYTES_MAX => Err(TargetError::Long),
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self::Tcp {
-                    authority: authority.to_owned(),
+                let authority = authority.to_owned();
+                Ok(if is_nats {
+                    Self::Nats { authority }
+                } else {
+                    Self::Tcp { authority }
                 })
             }
             _ => Err(TargetError::Shape),
@@ -67,67 +85,91 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { authority } => f.write_str(authority),
+            Self::Tcp { authority } => write!(f, "slim://{authority}"),
             Self::Unix { path } => write!(f, "unix://{}", path.display()),
+            Self::Nats { authority } => write!(f, "nats://{authority}"),
+        }
+    }
+}
+
+/// What is spoken at a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Slim,
+    Nats,
+}
+
+impl Protocol {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slim => "slim",
+            Self::Nats => "nats",
         }
     }
 }
 
 /// A target whose name has been looked up, once for all connections.
 #[derive(Clone, Debug)]
-pub enum Resolved {
-    Tcp {
-        address: SocketAddr,
-        authority: String,
-    },
-    Unix {
-        path: PathBuf,
-    },
+pub struct Resolved {
+    target: Target,
+    address: Address,
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
 }
 
 impl Target {
     pub fn resolve(&self) -> io::Result<Resolved> {
-        match self {
-            Self::Tcp { authority } => {
+        let address = match self {
+            Self::Tcp { authority } | Self::Nats { authority } => {
                 let address = authority.to_socket_addrs()?.next();
-                let address = address.ok_or_else(|| io::Error::other("the host has no address"))?;
-                Ok(Resolved::Tcp {
-                    address,
-                    authority: authority.clone(),
-                })
+                Address::Tcp(address.ok_or_else(|| io::Error::other("the host has no address"))?)
             }
-            Self::Unix { path } => Ok(Resolved::Unix { path: path.clone() }),
+            Self::Unix { path } => Address::Unix(path.clone()),
+        };
+        Ok(Resolved {
+            target: self.clone(),
+            address,
+        })
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Tcp { .. } | Self::Unix { .. } => Protocol::Slim,
+            Self::Nats { .. } => Protocol::Nats,
         }
     }
 }
 
 impl fmt::Display for Resolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { authority, .. } => f.write_str(authority),
-            Self::Unix { path } => write!(f, "unix://{}", path.display()),
-        }
+        self.target.fmt(f)
     }
 }
 
 impl Resolved {
     /// A connected socket, ready to be given to a ring. TCP: without Nagle's delay, which would be measured as the server's.
     pub fn connect(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp { address, .. } => {
+        match &self.address {
+            Address::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
                 stream.set_nodelay(true)?;
                 Ok(stream.into())
             }
-            Self::Unix { path } => Ok(UnixStream::connect(path)?.into()),
+            Address::Unix(path) => Ok(UnixStream::connect(path)?.into()),
         }
     }
 
-    /// `:authority` of the request (dataplane 1.3).
-    pub fn authority(&self) -> &str {
-        match self {
-            Self::Tcp { authority, .. } => authority,
-            Self::Unix { .. } => "localhost",
+    /// The client's side of a connection, in the target's protocol. A new protocol has its line here.
+    pub fn open(&self, opening: Opening, material: Material) -> Box<dyn Link> {
+        match &self.target {
+            // `:authority` of the request (dataplane 1.3).
+            Target::Tcp { authority } => Box::new(SlimLink::open(authority, opening, material)),
+            Target::Unix { .. } => Box::new(SlimLink::open("localhost", opening, material)),
+            Target::Nats { .. } => Box::new(NatsLink::open(opening, material)),
         }
     }
 }
@@ -146,6 +188,8 @@ mod tests {
         assert_eq!("127.0.0.1:46357".parse(), tcp("127.0.0.1:46357"));
         assert_eq!("slim://host:1".parse(), tcp("host:1"));
         assert_eq!("http://[::1]:9/".parse(), tcp("[::1]:9"));
+        let authority = "host:4222".to_owned();
+        assert_eq!("nats://host:4222/".parse(), Ok(Target::Nats { authority }));
         let path = PathBuf::from("/run/slim.sock");
         assert_eq!("unix:///run/slim.sock".parse(), Ok(Target::Unix { path }));
     }
