@@ -11,7 +11,7 @@ use slim_router::routes::{Class, Delivery, Route, Routes, ShardId, Slot};
 
 mod settings;
 
-const NAMES: [u64; 3] = [1_000, 100_000, 1_000_000];
+const NAMES: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const IDS: [u64; 2] = [10, 100_000];
 const HOT_NAMES: usize = 64;
 /// Asked for in turn; above the first-level cache, so that the questions themselves cost alike at every size.
