@@ -336,3 +336,138 @@ impl Wake for Bell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use slim_proto::link::{LinkMac, Preimage, sign_message};
+
+    use super::*;
+    use crate::publishes;
+    use crate::relay::negotiation::Negotiator;
+    use crate::relay::{Mac, table::Table};
+
+    /// Two receivers of what [`publishes`] sends, and a third peer that sends it.
+    struct World {
+        shared: Shared,
+        receivers: [Rc<Peer>; 2],
+        publisher: Rc<Peer>,
+    }
+
+    impl World {
+        fn new(mac: Mac) -> World {
+            let peer = |link| {
+                let mac = (mac == Mac::On).then(|| publishes::link_mac(link));
+                Rc::new(Peer::new(Waker::noop().clone(), mac))
+            };
+            let mut table = Table::default();
+            let receivers = [peer(1), peer(2)];
+            let name = routed(&publishes::signed(1)).destination;
+            for receiver in &receivers {
+                table.subscribe(name, receiver);
+            }
+            World {
+                shared: Shared {
+                    negotiator: Negotiator::new(mac),
+                    table: RefCell::new(table),
+                    preimage: RefCell::new(Preimage::new()),
+                },
+                receivers,
+                publisher: peer(0),
+            }
+        }
+
+        fn send(&self, message: &[u8], from: &Rc<Peer>) {
+            on_routed(
+                message,
+                &routed(message),
+                &self.shared,
+                from,
+                &mut Vec::new(),
+            );
+        }
+
+        /// What waits for each receiver, without the gRPC prefix.
+        fn received(&self) -> [Option<Vec<u8>>; 2] {
+            self.receivers
+                .each_ref()
+                .map(|peer| Some(peer.take(usize::MAX).get(5..)?.to_vec()))
+        }
+    }
+
+    fn routed(message: &[u8]) -> RouteHeader {
+        match route_header::parse(message) {
+            Ok(Parsed::Routed(header)) => header,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_valid(mac: &LinkMac, message: &[u8]) -> bool {
+        let header = routed(message);
+        let mut preimage = Preimage::new();
+        preimage.build(message, &header);
+        mac.check(&preimage, message, &header) == TagState::Valid
+    }
+
+    #[test]
+    fn a_publish_to_one_receiver_arrives_with_the_tag_of_its_link_and_one_hop_less() {
+        let world = World::new(Mac::On);
+        let message = publishes::signed(100);
+        world.send(&message, &world.publisher);
+        let [Some(copy), None] = world.received() else {
+            panic!("one has it");
+        };
+        assert!(is_valid(&publishes::link_mac(1), &copy));
+        assert_eq!(routed(&copy).ttl + 1, routed(&message).ttl);
+        assert_eq!(copy.len(), message.len());
+    }
+
+    #[test]
+    fn a_publisher_does_not_receive_its_own_message() {
+        let world = World::new(Mac::On);
+        let message = sign_message(&publishes::link_mac(1), &publishes::signed(100)).unwrap();
+        world.send(&message, &world.receivers[0]);
+        assert!(matches!(world.received(), [None, Some(_)]));
+    }
+
+    #[test]
+    fn a_publish_with_the_tag_of_another_link_is_dropped() {
+        let world = World::new(Mac::On);
+        world.send(&publishes::signed(100), &world.receivers[0]);
+        assert_eq!(world.received(), [None, None]);
+    }
+
+    #[test]
+    fn without_a_mac_a_publish_arrives_as_it_is_but_for_its_ttl() {
+        let world = World::new(Mac::Off);
+        let signed = publishes::signed(100);
+        let mut message = routed(&signed).rewrite_unsigned(&signed).unwrap();
+        world.send(&message, &world.publisher);
+        let [Some(copy), None] = world.received() else {
+            panic!("one has it");
+        };
+        routed(&message).patch_ttl(&mut message);
+        assert_eq!(copy, message);
+    }
+
+    #[test]
+    fn without_a_mac_a_publish_with_a_tag_is_dropped() {
+        let world = World::new(Mac::Off);
+        world.send(&publishes::signed(100), &world.publisher);
+        assert_eq!(world.received(), [None, None]);
+    }
+
+    #[test]
+    fn a_publish_without_a_hop_left_is_dropped() {
+        let world = World::new(Mac::Off);
+        let signed = publishes::signed(100);
+        let mut message = routed(&signed).rewrite_unsigned(&signed).unwrap();
+        while routed(&message).ttl > 1 {
+            let header = routed(&message);
+            header.patch_ttl(&mut message);
+        }
+        world.send(&message, &world.publisher);
+        assert_eq!(world.received(), [None, None]);
+    }
+}
