@@ -41,6 +41,9 @@ pub const SERIES_MAX: usize = 2 * COLOURS.len();
 /// Latencies below do not occur, and have no place on a logarithmic axis.
 const LEAST_US: f64 = 0.001;
 
+/// Labels that fit the axis of latencies.
+const LATENCY_TICKS_MAX: usize = 14;
+
 /// Longest tail shown, as samples per sample beyond: 99.9999999 %.
 const TAIL_MAX: f64 = 1e9;
 
@@ -415,7 +418,7 @@ fn one_two_five(from: f64, to: f64) -> Vec<f64> {
 /// What is labelled on the axis of latencies: as much of it as can be read.
 fn latency_ticks((from, to): (f64, f64)) -> Vec<f64> {
     let ticks = one_two_five(from, to);
-    if ticks.len() <= 12 {
+    if ticks.len() <= LATENCY_TICKS_MAX {
         return ticks;
     }
     let is_decade = |number: &f64| (number.log10() - number.log10().round()).abs() < 1e-6;
@@ -821,6 +824,6 @@ mod tests {
             latency_ticks((10.0, 200.0)),
             [10.0, 20.0, 50.0, 100.0, 200.0]
         );
-        assert!(latency_ticks((1.0, 1e7)).len() <= 12);
+        assert!(latency_ticks((1.0, 1e7)).len() <= LATENCY_TICKS_MAX);
     }
 }

@@ -51,7 +51,7 @@ pub struct Report {
     pub limit: Option<String>,
     /// Of a sweep, whose knee the rest of the record is of.
     pub sweep: Option<Sweep>,
-    /// What `traffic.latency` is of, in nanoseconds.
+    /// What `traffic.latency`, or else `churn.latency`, is of; in nanoseconds.
     #[serde(skip)]
     pub histogram: Histogram<u64>,
 }
@@ -156,7 +156,8 @@ impl Report {
         let latency = match (&self.traffic, &self.churn) {
             (Some(traffic), _) => &traffic.latency,
             (None, Some(churn)) => &churn.latency,
-            (None, None) => return latency_by_percentile(&title, &[], out),
+            // Idle connections have none; what that comes to is said there.
+            (None, None) => &LatencyRecord::default(),
         };
         let series = Series {
             label: self.target.clone(),

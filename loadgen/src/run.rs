@@ -394,7 +394,11 @@ impl Run<'_> {
             server,
             limit: None,
             sweep: None,
-            histogram: total.latency,
+            histogram: if is_idle {
+                total.churn.latency
+            } else {
+                total.latency
+            },
         };
         report.limit = report.what_was_the_limit();
         report

@@ -400,11 +400,8 @@ impl Worker {
             }
             self.dial()?;
             self.replace_due()?;
-            if self.pace.is_some() {
-                self.publish_due();
-            } else {
-                self.publish_streams();
-            }
+            self.publish_due(self.now_ns());
+            self.publish_streams();
             self.flush();
             self.ring.turn(Some(self.wait()))?;
             while let Some(event) = self.ring.next_event() {
@@ -460,20 +457,18 @@ impl Worker {
         if before == Phase::SetUp && matches!(phase, Phase::WarmUp | Phase::Measure) {
             self.start_traffic(now_ns);
         }
-        if before == Phase::Measure && self.pace.is_some() {
-            // What fell due up to now is of the measured time.
-            self.publish_due();
-        }
+        // What fell due up to now belongs to the phase that ends.
+        self.publish_due(now_ns);
         self.phase = phase;
         if phase == Phase::Measure {
             self.at_measure = self.sums;
-            self.measured_ns = now_ns..u64::MAX;
+            self.measured_ns = now_ns + 1..u64::MAX;
             if let Some(churn) = &mut self.churn {
                 churn.schedule = Some(Schedule::new(churn.replacements_per_s, now_ns));
             }
         }
         if before == Phase::Measure {
-            self.measured_ns.end = now_ns;
+            self.measured_ns.end = now_ns + 1;
             self.report.measured = Duration::from_nanos(now_ns - self.measured_ns.start);
             let sums = self.sums;
             self.report.published = sums.published - self.at_measure.published;
@@ -712,36 +707,28 @@ impl Worker {
         }
     }
 
-    /// Makes every message that is due, late or not, and counts how late.
-    fn publish_due(&mut self) {
+    /// At a fixed rate: makes every message that is due by `until_ns`, late or not, and counts how late.
+    fn publish_due(&mut self, until_ns: u64) {
         if !self.is_publishing() || self.publishers.is_empty() {
             return;
         }
-        loop {
-            let now_ns = self.now_ns();
-            let Some(pace) = &mut self.pace else {
-                return;
-            };
-            let due = pace
-                .schedule
-                .as_mut()
-                .and_then(|schedule| schedule.take_due(now_ns));
-            let Some(due_ns) = due else {
-                return;
-            };
+        let is_measured = self.phase == Phase::Measure;
+        while let Some(pace) = &mut self.pace
+            && let Some(schedule) = &mut pace.schedule
+            && let Some(due_ns) = schedule.take_due(until_ns)
+        {
             let index = self.publishers[pace.next_publisher];
             pace.next_publisher = if pace.next_publisher + 1 < self.publishers.len() {
                 pace.next_publisher + 1
             } else {
                 0
             };
-            let is_measured = self.phase == Phase::Measure;
             if self.slots[index].link.waiting_bytes() > BACKLOG_BYTES_MAX {
                 self.report.pace.unsent += u64::from(is_measured);
                 continue;
             }
             if is_measured {
-                let slip_ns = now_ns.saturating_sub(due_ns).max(1);
+                let slip_ns = self.now_ns().saturating_sub(due_ns).max(1);
                 self.report.pace.slip.saturating_record(slip_ns);
             }
             self.publish(index, due_ns);
@@ -750,7 +737,7 @@ impl Worker {
 
     /// Fills every publisher's next frame. What the windows do not let go waits, and then nothing more is made.
     fn publish_streams(&mut self) {
-        if !self.is_publishing() {
+        if !self.is_publishing() || self.pace.is_some() {
             return;
         }
         for at in 0..self.publishers.len() {

@@ -3,18 +3,20 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
 use slim_loadgen::args::Args;
+use slim_loadgen::compare::compare;
 use slim_loadgen::http2::Http2Error;
 use slim_loadgen::ledger::Faults;
 use slim_loadgen::link::LinkError;
 use slim_loadgen::plan::Plan;
 use slim_loadgen::report::Report;
 use slim_loadgen::run::{RunError, run};
+use slim_loadgen::sweep::sweep;
 use slim_loadgen::worker::WorkerError;
 use slim_router::Router;
 use slim_router::config::Config;
@@ -40,6 +42,24 @@ impl Node {
     fn start() -> Self {
         Self::listening_on("127.0.0.1:0")
     }
+
+    /// Of a YAML file with this text.
+    fn with_config(text: &str) -> Self {
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = format!("slim-loadgen-{}-{number}.yaml", std::process::id());
+        let path = std::env::temp_dir().join(file);
+        std::fs::write(&path, text).unwrap();
+        let args = slim_router::args::Args {
+            config: Some(path.clone()),
+            ..Default::default()
+        };
+        let config = Config::load(&args, &|_| None);
+        std::fs::remove_file(&path).unwrap();
+        let router = Router::start(config.unwrap()).unwrap();
+        let target = router.addresses().first().unwrap().to_string();
+        Self { router, target }
+    }
 }
 
 impl Drop for Node {
@@ -48,6 +68,22 @@ impl Drop for Node {
         let _ = self.router.wait_drained(Duration::from_secs(5));
     }
 }
+
+/// A node that takes links without a MAC.
+const LAX: &str = "
+tracing:
+  log_level: error
+runtime:
+  n_cores: 2
+services:
+  slim/0:
+    dataplane:
+      servers:
+        - endpoint: 127.0.0.1:0
+          require_header_mac: false
+          tls:
+            insecure: true
+";
 
 fn plan(target: &str, command: &str) -> Plan {
     let words = ["slim-loadgen"].into_iter().chain(command.split(' '));
@@ -88,6 +124,149 @@ fn messages_larger_than_a_frame_and_than_a_window_arrive() {
     all_arrives(&node, "ping --pairs 2 --payload 40000");
     all_arrives(&node, "ping --pairs 1 --payload 3000000");
     all_arrives(&node, "stream --pairs 2 --payload 100000");
+}
+
+#[test]
+fn names_and_sizes_may_be_drawn_and_writes_be_single() {
+    let node = Node::start();
+    let mixed = "--payload 24:5,1024:2,100000:0.1 --names-by zipf:1.1";
+    all_arrives(&node, &format!("ping --pairs 2 --names 40 {mixed}"));
+    all_arrives(
+        &node,
+        &format!("rate --rate 2000 --pairs 2 --names 700 {mixed}"),
+    );
+    all_arrives(&node, "stream --pairs 2 --batch 1 --payload 100-2000");
+    all_arrives(&node, "fanout --subscribers 3 --names 5 --payload 24-30");
+}
+
+#[test]
+fn a_fixed_rate_is_kept_and_its_lateness_told() {
+    let node = Node::start();
+    let command = "rate --rate 1000 --pairs 4 --duration 500ms --warm-up 100ms";
+    let report = measure(&node.target, command).unwrap();
+    let traffic = report.traffic.unwrap();
+    let rate = traffic.rate.unwrap();
+    assert_eq!((rate.asked_per_s, rate.unsent), (1_000, 0));
+    assert_eq!(rate.slip.samples, traffic.published);
+    // What was due while measuring has a latency, no matter when it arrived.
+    assert_eq!(traffic.latency.samples, traffic.published);
+}
+
+#[test]
+fn a_sweep_ends_at_the_first_rate_that_breaks() {
+    let node = Node::start();
+    let swept = |first_per_s, p99_us_max| {
+        let plan_of = |rate_per_s| {
+            let command =
+                format!("rate --rate {rate_per_s} --pairs 2 --duration 100ms --warm-up 0s");
+            Ok(plan(&node.target, &command))
+        };
+        let (never, mut seen) = (AtomicBool::new(false), 0);
+        let report = sweep(first_per_s, p99_us_max, plan_of, &never, |_| seen += 1).unwrap();
+        let sweep = report.sweep.unwrap();
+        assert_eq!(sweep.steps.len(), seen);
+        sweep
+    };
+    let none = swept(100, 0.0);
+    assert_eq!((none.knee_per_s, none.steps.len()), (None, 1));
+    assert!(!none.steps[0].held);
+    // More than any machine makes: the last step broke, and all before it held.
+    let climbed = swept(1_000, f64::INFINITY);
+    let (last, before) = climbed.steps.split_last().unwrap();
+    assert!(!last.held && last.why.is_some());
+    assert!(before.iter().all(|step| step.held));
+    assert_eq!(
+        climbed.knee_per_s,
+        before.last().map(|step| step.rate_per_s)
+    );
+}
+
+#[test]
+fn replaced_connections_subscribe_anew() {
+    let node = Node::start();
+    let command = "connect --connections 10 --hold 500ms --churn 100";
+    let report = measure(&node.target, command).unwrap();
+    assert_eq!(report.cut_short, None);
+    let churn = report.churn.unwrap();
+    assert_eq!(churn.latency.samples, churn.done);
+    assert!(churn.done > 0);
+    let counters = node.router.counters();
+    assert!(counters.connections_accepted >= 10 + churn.done);
+}
+
+#[test]
+fn without_a_mac_only_where_the_node_was_told() {
+    let command = "ping --pairs 2 --mac off";
+    let strict = Node::start();
+    let refused = measure(&strict.target, command).unwrap_err().to_string();
+    assert!(refused.contains("require_header_mac"), "{refused}");
+    let lax = Node::with_config(LAX);
+    all_arrives(&lax, command);
+    all_arrives(&lax, "fanout --mac off");
+    // A node that was told takes both.
+    all_arrives(&lax, "ping --pairs 2");
+}
+
+#[test]
+fn targets_are_compared_in_turn_and_an_early_end_is_told() {
+    let nodes = [Node::start(), Node::start()];
+    let names = vec!["one".to_owned(), "other".to_owned()];
+    let never = AtomicBool::new(false);
+    let command = "ping --pairs 2 --duration 50ms --warm-up 0s";
+    let mut order = Vec::new();
+    let compared = compare(command.to_owned(), names.clone(), 2, &never, |target| {
+        order.push(target);
+        measure(&nodes[target].target, command)
+    })
+    .unwrap();
+    assert_eq!(order, [0, 1, 1, 0]);
+    assert_eq!((compared.runs.len(), compared.cut_short), (4, None));
+
+    let mut left = 3;
+    let cut = compare(command.to_owned(), names, 2, &never, |target| {
+        left -= 1;
+        if left == 0 {
+            return Err(RunError::Interrupted);
+        }
+        measure(&nodes[target].target, command)
+    })
+    .unwrap();
+    assert_eq!(cut.runs.len(), 2);
+    assert!(cut.cut_short.unwrap().starts_with("other, round 2"));
+}
+
+/// Every name in the record is one that SCHEMA.md explains.
+#[test]
+fn the_record_is_documented() {
+    fn names(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.push(name.clone());
+                    names(value, found);
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+            _ => {}
+        }
+    }
+    let schema =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/SCHEMA.md")).unwrap();
+    let node = Node::start();
+    let pid = std::process::id();
+    for command in [
+        "rate --rate 500 --duration 50ms --warm-up 0s",
+        "fanout --duration 50ms --warm-up 0s",
+        "connect --connections 2 --hold 50ms --churn 20",
+    ] {
+        let report = measure(&node.target, &format!("{command} --server-pid {pid}")).unwrap();
+        let mut found = Vec::new();
+        names(&serde_json::to_value(&report).unwrap(), &mut found);
+        assert!(found.len() > 30);
+        for name in found {
+            assert!(schema.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }
 
 #[test]
