@@ -1,0 +1,237 @@
+"""Runs every workload against every peer in turn and files the result; `scripts/perf.sh` is the way to call it."""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import summary
+from peers import PeerError, Running, all_peers
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# Name of the files -> what the load generator is told.
+WORKLOADS = {
+    "ping-1": ["ping", "--pairs", "1"],
+    "ping-64": ["ping", "--pairs", "64"],
+    "ping-512": ["ping", "--pairs", "512"],
+    "stream-4": ["stream", "--pairs", "4"],
+    "stream-4-no-batch": ["stream", "--pairs", "4", "--batch", "1"],
+    "fanout-16": ["fanout", "--subscribers", "16"],
+    "fanout-256": ["fanout", "--subscribers", "256"],
+    "rate-20000": ["rate", "--rate", "20000", "--pairs", "16"],
+    "connect-2000": ["connect", "--connections", "2000"],
+}
+SWEEP = ["rate", "--rate", "20000", "--pairs", "16", "--sweep"]
+
+# Exit statuses with which the load generator has written its record.
+MEASURED = (0, 3, 4)
+# A run that takes longer than this beyond what it measures has hung.
+HANG_S = 90
+
+
+class Session:
+    def __init__(self, options, scratch):
+        self.options = options
+        self.scratch = scratch
+        self.loadgen = os.path.join(options.binaries, "slim-loadgen")
+        self.server_core, self.load_core = cores()
+
+    def run(self, workload, words, peer, round_number):
+        """One fresh server, one load. Returns what is filed of it; `error` says why there is no record."""
+        run = {"workload": workload, "peer": peer.name, "round": round_number, "record": None, "error": None}
+        stem = os.path.join(self.scratch, f"{workload}.{peer.name.replace(', ', '-').replace(' ', '-')}.{round_number}")
+        seconds = self.options.seconds
+        try:
+            with Running(peer, self.server_core) as server:
+                load = [
+                    *words, "--target", server.address, "--server-pid", str(server.pid), "--cores", str(self.load_core),
+                    "--json", stem + ".json",
+                ]
+                if words[0] == "connect":
+                    load += ["--hold", f"{seconds}s"]
+                else:
+                    load += ["--duration", f"{seconds}s", "--warm-up", self.options.warm_up]
+                    load += ["--percentiles", stem + ".hgrm"]
+                if peer.scheme == "slim":
+                    load += ["--mac", peer.mac]
+                outcome = subprocess.run(
+                    [self.loadgen, *load], capture_output=True, text=True, timeout=HANG_S + 60 * seconds
+                )
+        except PeerError as error:
+            run["error"] = f"the server {error}"
+            return run
+        except subprocess.TimeoutExpired:
+            run["error"] = "the run hung"
+            return run
+        if outcome.returncode not in MEASURED or not os.path.exists(stem + ".json"):
+            run["error"] = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if os.path.exists(stem + ".json"):
+            with open(stem + ".json") as file:
+                run["record"] = json.load(file)
+            # The same on every machine: without the paths and ports of this one.
+            run["record"]["command"] = " ".join(["slim-loadgen", *words])
+            run["record"]["target"] = peer.name
+            run["stem"] = stem
+        return run
+
+
+def cores():
+    """One for the server, another for the load."""
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) < 2:
+        sys.exit("two cores are needed: one for the server, one for the load")
+    return available[0], available[1]
+
+
+def percentiles_and_plots(session, out, runs, workloads, peers):
+    """Files the median run (by p99) of each peer, as percentiles and in one picture a workload."""
+    os.makedirs(os.path.join(out, "percentiles"))
+    os.makedirs(os.path.join(out, "plots"))
+    for workload in workloads:
+        records = []
+        for peer in peers:
+            run = summary.median_run(summary.of(runs, workload, peer.name))
+            if run is None:
+                continue
+            slug = os.path.basename(run["stem"]).split(".")[1]
+            shutil.copy(run["stem"] + ".hgrm", os.path.join(out, "percentiles", f"{workload}.{slug}.hgrm"))
+            labelled = os.path.join(session.scratch, f"{workload}.{slug}.labelled.json")
+            with open(labelled, "w") as file:
+                json.dump({**run["record"], "label": peer.name}, file)
+            records.append(labelled)
+        if records:
+            plot(session, out, workload, f"{workload}: latency of the median runs", records)
+
+
+def plot(session, out, name, title, records):
+    picture = os.path.join(out, "plots", f"{name}.svg")
+    subprocess.run([session.loadgen, "plot", "--title", title, "--out", picture, *records], check=True)
+
+
+def sweeps(session, out, peers):
+    """One sweep a peer: where its knee is, in one picture."""
+    runs, records = [], []
+    for peer in peers:
+        run = session.run("sweep", SWEEP, peer, 1)
+        runs.append(run)
+        if run["record"] and run["record"].get("sweep"):
+            labelled = run["stem"] + ".labelled.json"
+            with open(labelled, "w") as file:
+                json.dump({**run["record"], "label": peer.name}, file)
+            records.append(labelled)
+        print(f"sweep of {peer.name} done", flush=True)
+    if records:
+        plot(session, out, "sweep", "rate, 16 pairs: latency by throughput, p50 and p99", records)
+    return runs
+
+
+def machine(peers, load_before):
+    with open("/proc/cpuinfo") as cpuinfo:
+        model = next(line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name"))
+    with open("/proc/meminfo") as meminfo:
+        memory_gib = int(meminfo.readline().split()[1]) / 1_048_576
+    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return [
+        f"machine: {len(os.sched_getaffinity(0))} cores, {model}, {memory_gib:.0f} GiB",
+        f"kernel: Linux {os.uname().release.split('-')[0]}",
+        f"commit: {git('rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}",
+        f"load average before: {load_before:.2f}",
+        *(f"{peer.name}: {peer.version}" for peer in peers),
+    ]
+
+
+def without_curves(run):
+    """A run as it is filed: the curves of all runs would be most of the file, and those of the medians are files of
+    their own."""
+    def stripped(value):
+        if isinstance(value, dict):
+            return {key: stripped(part) for key, part in value.items() if key not in ("percentiles", "machine")}
+        return value
+    return {key: stripped(value) for key, value in run.items() if key != "stem"}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--binaries", required=True, metavar="DIR", help="of the release build")
+    arguments.add_argument("--quick", action="store_true", help="3 rounds of 1 s, no sweep")
+    arguments.add_argument("--rounds", type=int)
+    arguments.add_argument("--seconds", type=int, help="measured, in each run")
+    arguments.add_argument("--name", help="of the machine, in the folder's name")
+    arguments.add_argument("--out", metavar="DIR", help="instead of perf-results/<date>-<name>")
+    arguments.add_argument("--workloads", help="only these, separated by commas")
+    options = arguments.parse_args()
+    typed = ["scripts/perf.sh"]
+    typed += ["--quick"] if options.quick else []
+    typed += [f"--rounds {options.rounds}"] if options.rounds else []
+    typed += [f"--seconds {options.seconds}"] if options.seconds else []
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 3)
+    options.warm_up = "300ms" if options.quick else "1s"
+    chosen = options.workloads.split(",") if options.workloads else list(WORKLOADS)
+    unknown = [name for name in chosen if name not in WORKLOADS]
+    if unknown:
+        arguments.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+    name = re.sub(r"[^a-z0-9-]+", "-", (options.name or socket.gethostname().split(".")[0]).lower())
+    date = datetime.date.today().isoformat()
+    out = options.out or os.path.join(ROOT, "perf-results", f"{date}-{name}")
+    if os.path.exists(out):
+        sys.exit(f"{out} exists: give another --name or --out, results are not overwritten")
+
+    peers = all_peers(options.binaries)
+    load_before = os.getloadavg()[0]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        session = Session(options, scratch)
+        runs = []
+        for round_number in range(1, options.rounds + 1):
+            # Another peer is first each round.
+            turn = (round_number - 1) % len(peers)
+            for workload in chosen:
+                for peer in peers[turn:] + peers[:turn]:
+                    run = session.run(workload, WORKLOADS[workload], peer, round_number)
+                    runs.append(run)
+                    if run["error"]:
+                        print(f"{workload}, {peer.name}, round {round_number}: {run['error']}", flush=True)
+            print(f"round {round_number} of {options.rounds} done, {time.monotonic() - started:.0f} s", flush=True)
+        os.makedirs(out)
+        with_latency = [workload for workload in chosen if not workload.startswith("connect")]
+        percentiles_and_plots(session, out, runs, with_latency, peers)
+        if not options.quick and not options.workloads:
+            runs += sweeps(session, out, peers)
+    about = machine(peers, load_before)
+    about.append(f"measured for {(time.monotonic() - started) / 60:.0f} min, load average at the end {os.getloadavg()[0]:.2f}")
+    report = {
+        "format": summary.FORMAT,
+        "command": " ".join(typed),
+        "date": date,
+        "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "about": about,
+        "runs": [without_curves(run) for run in runs],
+    }
+    summary.write_report(report, os.path.join(out, "report.json"))
+    with open(os.path.join(out, "machine.txt"), "w") as file:
+        file.write("\n".join(about) + "\n")
+    text = summary.summary(report)
+    with open(os.path.join(out, "summary.md"), "w") as file:
+        file.write(text)
+    print(text)
+    print(f"filed in {os.path.relpath(out)}")
+    if not options.out:
+        summary.rewrite_readme()
+    # A peer's failures are results; ours are defects.
+    return 1 if summary.our_failures(report) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,329 @@
+"""From runs to tables: medians, spreads, ratios within a round; the summary of a result, and the table of README.md.
+
+`summary.py --readme` writes the table of the newest result below perf-results/ into README.md; `--check-readme` fails if it is
+not there.
+"""
+
+import argparse
+import glob
+import json
+import os
+import statistics
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+README = os.path.join(ROOT, "README.md")
+BEGIN = "<!-- numbers: written by scripts/perf/summary.py --readme -->"
+END = "<!-- numbers: end -->"
+
+# Of report.json.
+FORMAT = "slim-perf 1"
+
+OURS, REFERENCE, OURS_MAC_OFF, NATS, BASELINE = "ours", "reference", "ours, MAC off", "nats", "baseline"
+PEERS = [OURS, REFERENCE, OURS_MAC_OFF, NATS, BASELINE]
+
+TITLES = {
+    "ping-1": "ping, 1 pair",
+    "ping-64": "ping, 64 pairs",
+    "ping-512": "ping, 512 pairs",
+    "stream-4": "stream, 4 pairs",
+    "stream-4-no-batch": "stream, 4 pairs, a write each",
+    "fanout-16": "fan-out to 16",
+    "fanout-256": "fan-out to 256",
+    "rate-20000": "20,000/s over 16 pairs",
+    "connect-2000": "2,000 idle connections",
+}
+
+
+def of(runs, workload, peer):
+    return [run for run in runs if run["workload"] == workload and run["peer"] == peer]
+
+
+def figure(run, *path):
+    """A figure of a run's record; None if there is none on that path, or the run failed."""
+    value = None if run["error"] else run["record"]
+    for key in path:
+        value = value.get(key) if value else None
+    return value
+
+
+def cpu_us(run):
+    return figure(run, "server", "cpu_us_per_delivered")
+
+
+def p99_us(run):
+    return figure(run, "traffic", "latency", "p99_us")
+
+
+def median_run(runs):
+    """The run in the middle by its 99th percentile; the lower one of two."""
+    with_latency = sorted((run for run in runs if p99_us(run) is not None), key=p99_us)
+    return with_latency[(len(with_latency) - 1) // 2] if with_latency else None
+
+
+def values(runs, get):
+    return [value for value in map(get, runs) if value is not None]
+
+
+def ratios(runs, workload, ours, other, get):
+    """Ours to the other's, within each round in which both have the figure."""
+    by_round = {run["round"]: get(run) for run in of(runs, workload, other)}
+    pairs = [(get(run), by_round.get(run["round"])) for run in of(runs, workload, ours)]
+    return [mine / theirs for mine, theirs in pairs if mine is not None and theirs]
+
+
+def spread(found, form=".2f"):
+    if not found:
+        return "–"
+    if len(found) == 1:
+        return f"{found[0]:{form}}"
+    return f"{statistics.median(found):{form}} ({min(found):{form}}–{max(found):{form}})"
+
+
+def middle(found, form=".2f"):
+    return f"{statistics.median(found):{form}}" if found else "–"
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def workloads_of(report):
+    return [name for name in TITLES if any(run["workload"] == name for run in report["runs"])]
+
+
+def cost_table(report):
+    runs, rows = report["runs"], []
+    for workload in workloads_of(report):
+        if workload.startswith("connect"):
+            continue
+        cost = {peer: values(of(runs, workload, peer), cpu_us) for peer in PEERS}
+        rows.append([
+            TITLES[workload],
+            spread(cost[OURS]), spread(cost[REFERENCE]), f"**{spread(ratios(runs, workload, OURS, REFERENCE, cpu_us))}**",
+            spread(cost[OURS_MAC_OFF]), spread(cost[NATS]), f"**{spread(ratios(runs, workload, OURS_MAC_OFF, NATS, cpu_us))}**",
+            spread(cost[BASELINE]), spread(ratios(runs, workload, OURS, BASELINE, cpu_us)),
+        ])
+    head = ["workload", "ours", "reference", "ratio", "ours, MAC off", "NATS", "ratio", "baseline", "ours to baseline"]
+    return table(head, rows)
+
+
+def latency_table(report):
+    runs, rows = report["runs"], []
+    rate = lambda run: figure(run, "traffic", "delivered_per_s")
+    p50 = lambda run: figure(run, "traffic", "latency", "p50_us")
+    for workload in workloads_of(report):
+        if workload.startswith("connect"):
+            continue
+        cells = []
+        for peer in PEERS:
+            found = of(runs, workload, peer)
+            cells.append(f"{middle(values(found, p50), ',.0f')} / {middle(values(found, p99_us), ',.0f')}")
+            cells.append(middle(values(found, rate), ",.0f"))
+        rows.append([TITLES[workload], *cells])
+    head = ["workload"]
+    for peer in PEERS:
+        head += [f"{peer}: p50 / p99, us", "delivered/s"]
+    return table(head, rows)
+
+
+def stick_table(report):
+    """The load generator's own cost beside that of the reference node: a stick must be lighter than what it measures."""
+    runs, rows = report["runs"], []
+    own = lambda run: figure(run, "loadgen", "cpu_us_per_delivered")
+    for workload in workloads_of(report):
+        if workload.startswith(("connect", "rate")):
+            continue
+        reference = of(runs, workload, REFERENCE)
+        mine, theirs = values(reference, own), values(reference, cpu_us)
+        if mine and theirs:
+            lighter = statistics.median(mine) < statistics.median(theirs)
+            rows.append([TITLES[workload], spread(mine), spread(theirs), "yes" if lighter else "**no**"])
+    return table(["workload", "loadgen, us", "reference node, us", "lighter"], rows)
+
+
+def idle_table(report):
+    runs, rows = report["runs"], []
+    workload = "connect-2000"
+    kib = lambda run: (lambda bytes_: bytes_ / 1024 if bytes_ is not None else None)(
+        figure(run, "server", "resident_bytes_per_connection")
+    )
+    percent = lambda run: (lambda cores: cores * 100 if cores is not None else None)(figure(run, "server", "cores_used"))
+    opened = lambda run: figure(run, "set_up", "connections_per_s")
+    for peer in PEERS:
+        found = of(runs, workload, peer)
+        if found:
+            rows.append([
+                peer, spread(values(found, kib)), spread(values(found, percent)), spread(values(found, opened), ",.0f")
+            ])
+    return table(["server", "memory each, KiB", "CPU of all, % of a core", "connections/s at set-up"], rows)
+
+
+def sweep_table(report):
+    rows = []
+    for run in report["runs"]:
+        if run["workload"] == "sweep" and figure(run, "sweep"):
+            sweep = run["record"]["sweep"]
+            knee = f"{sweep['knee_per_s']:,}/s" if sweep["knee_per_s"] else "below the first rate"
+            last = sweep["steps"][-1]
+            rows.append([run["peer"], knee, f"at {last['rate_per_s']:,}/s: {last['why'] or 'held'}"])
+    return table(["server", "knee (p99 up to 20 ms)", "then"], rows)
+
+
+def notes(report):
+    """Everything that went wrong, and who was the limit where it was not the server."""
+    lines = []
+    for run in report["runs"]:
+        where = f"{run['workload']}, {run['peer']}, round {run['round']}"
+        if run["error"]:
+            lines.append(f"- {where}: failed: {run['error']}")
+            continue
+        faults = {name: count for name, count in run["record"]["faults"].items() if count}
+        if faults:
+            lines.append(f"- {where}: " + ", ".join(f"{count} {name}" for name, count in faults.items()))
+        rate = figure(run, "traffic", "rate")
+        if rate and run["workload"] != "sweep" and (rate["unsent"] or rate["sent_per_s"] < 0.99 * rate["asked_per_s"]):
+            lines.append(f"- {where}: {rate['sent_per_s']:,.0f}/s of {rate['asked_per_s']:,}/s, {rate['unsent']} not sent")
+    return lines or ["- no run failed; nothing was lost, duplicated, reordered or damaged"]
+
+
+def our_failures(report):
+    return [
+        run for run in report["runs"]
+        if run["peer"] in (OURS, OURS_MAC_OFF) and (run["error"] or any(run["record"]["faults"].values()))
+    ]
+
+
+def summary(report):
+    lines = [
+        f"# Measured {report['date']}",
+        "",
+        f"`{report['command']}`: {report['rounds']} rounds of {report['seconds']} s, every run with a fresh server on one core and the "
+        "load on another; payloads of 256 bytes. Median (least–most). Ratios are within a round: below 1, ours is cheaper.",
+        "",
+        *(f"- {line}" for line in report["about"]),
+        "",
+        "## Server CPU per delivered message, us",
+        "",
+        "By the scheduler's account, all threads. The reference and the baseline with the link MAC on; NATS has none, so beside it "
+        "ours without.",
+        "",
+        *cost_table(report),
+        "## Latency and throughput",
+        "",
+        "Medians. Times of round trips (ping), from publisher to subscriber (stream, fan-out), or since a message was due (fixed "
+        "rate). One machine holds server and load: read them beside each other, not alone.",
+        "",
+        *latency_table(report),
+        "## Idle connections",
+        "",
+        *idle_table(report),
+        "## Is the stick lighter than what it measures?",
+        "",
+        *stick_table(report),
+    ]
+    if any(run["workload"] == "sweep" for run in report["runs"]):
+        lines += ["## Knee", "", "One sweep each, 16 pairs, a quarter more each step.", "", *sweep_table(report)]
+    lines += [
+        "## What went wrong",
+        "",
+        *notes(report),
+        "",
+        "`percentiles/`: the median run of each by p99, as HdrHistogram text. `plots/`: the same runs. `report.json`: all runs.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(report, path):
+    """One run a line."""
+    head = {key: value for key, value in report.items() if key != "runs"}
+    with open(path, "w") as file:
+        file.write(json.dumps(head, indent=1)[:-2] + ',\n "runs": [\n')
+        file.write(",\n".join("  " + json.dumps(run, separators=(",", ":")) for run in report["runs"]))
+        file.write("\n ]\n}\n")
+
+
+def newest_result():
+    """The report that was finished last, and its folder; results of other formats are history."""
+    found = []
+    for path in glob.glob(os.path.join(ROOT, "perf-results", "*", "report.json")):
+        with open(path) as file:
+            report = json.load(file)
+        if report.get("format") == FORMAT:
+            found.append((report["finished_at"], os.path.basename(os.path.dirname(path)), report))
+    if not found:
+        sys.exit("there is no result below perf-results/: run scripts/perf.sh")
+    _, folder, report = max(found, key=lambda result: result[:2])
+    return folder, report
+
+
+def readme_table():
+    folder, report = newest_result()
+    runs, rows = report["runs"], []
+    for workload in workloads_of(report):
+        if workload.startswith("connect"):
+            continue
+        cost = lambda peer: middle(values(of(runs, workload, peer), cpu_us))
+        rows.append([
+            TITLES[workload],
+            cost(OURS), cost(REFERENCE), spread(ratios(runs, workload, OURS, REFERENCE, cpu_us)),
+            cost(OURS_MAC_OFF), cost(NATS), spread(ratios(runs, workload, OURS_MAC_OFF, NATS, cpu_us)),
+        ])
+    late = lambda peer: middle(values(of(runs, "rate-20000", peer), p99_us), ",.0f")
+    kib = lambda peer: middle([
+        value / 1024
+        for value in values(of(runs, "connect-2000", peer), lambda run: figure(run, "server", "resident_bytes_per_connection"))
+    ], ".1f")
+    head = ["server CPU, us a message", "ours", "reference", "ratio", "ours, MAC off", "NATS", "ratio"]
+    return "\n".join([
+        BEGIN,
+        "",
+        f"Server CPU per delivered message; 256-byte payloads, one server core, fresh servers in turn, {report['rounds']} rounds of "
+        f"{report['seconds']} s (`{report['command']}`); medians, ratios within a round with their spread (below 1: ours is cheaper).",
+        "; ".join(line for line in report["about"] if line.startswith(("machine", "kernel", "commit"))) + ".",
+        "",
+        *table(head, rows)[:-1],
+        "",
+        f"At 20,000/s, p99 since a message was due: ours {late(OURS)} us, reference {late(REFERENCE)} us, NATS {late(NATS)} us. Memory of "
+        f"an idle connection: ours {kib(OURS)} KiB, reference {kib(REFERENCE)} KiB, NATS {kib(NATS)} KiB. All of it, with plots:",
+        f"[`perf-results/{folder}`](perf-results/{folder}/summary.md).",
+        "",
+        END,
+    ])
+
+
+def with_table(text):
+    if BEGIN not in text or END not in text:
+        sys.exit(f"README.md lacks the lines {BEGIN} and {END}")
+    before, rest = text.split(BEGIN, 1)
+    return before + readme_table() + rest.split(END, 1)[1]
+
+
+def rewrite_readme():
+    with open(README) as file:
+        text = file.read()
+    with open(README, "w") as file:
+        file.write(with_table(text))
+
+
+def check_readme():
+    with open(README) as file:
+        text = file.read()
+    if with_table(text) != text:
+        sys.exit("README.md's numbers are not those of the newest result: run scripts/perf/summary.py --readme")
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = arguments.add_mutually_exclusive_group(required=True)
+    what.add_argument("--readme", action="store_true")
+    what.add_argument("--check-readme", action="store_true")
+    options = arguments.parse_args()
+    if options.readme:
+        rewrite_readme()
+    else:
+        check_readme()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The arithmetic of the tables, on records whose answers are known."""
+
+import json
+import os
+import tempfile
+import unittest
+
+import summary
+
+
+def run(peer, round_number, cpu=None, p99=None, error=None, lost=0, workload="ping-64"):
+    record = {
+        "server": {"cpu_us_per_delivered": cpu},
+        "traffic": {"latency": {"p50_us": 1, "p99_us": p99}, "delivered_per_s": 10.0, "rate": None},
+        "loadgen": {"cpu_us_per_delivered": 1.0},
+        "faults": {"lost": lost, "duplicated": 0},
+    }
+    return {"workload": workload, "peer": peer, "round": round_number, "record": record, "error": error}
+
+
+def report(runs):
+    return {
+        "format": summary.FORMAT, "command": "perf", "date": "2026-01-01", "finished_at": "2026-01-01T00:00:00+00:00",
+        "rounds": 3, "seconds": 1, "about": ["machine: a"], "runs": runs,
+    }
+
+
+class Arithmetic(unittest.TestCase):
+    def test_a_ratio_is_taken_within_a_round(self):
+        runs = [run("ours", 1, 2.0), run("reference", 1, 4.0), run("ours", 2, 9.0), run("reference", 2, 10.0)]
+        found = summary.ratios(runs, "ping-64", "ours", "reference", summary.cpu_us)
+        self.assertEqual(found, [0.5, 0.9])
+        self.assertEqual(summary.spread(found), "0.70 (0.50–0.90)")
+
+    def test_a_failed_run_has_no_figure_and_its_round_no_ratio(self):
+        runs = [run("ours", 1, 2.0), run("reference", 1, 4.0, error="gone"), run("ours", 2, 1.0), run("reference", 2, 4.0)]
+        self.assertEqual(summary.ratios(runs, "ping-64", "ours", "reference", summary.cpu_us), [0.25])
+        self.assertEqual(summary.values(runs, summary.cpu_us), [2.0, 1.0, 4.0])
+
+    def test_the_median_run_is_one_that_ran(self):
+        runs = [run("ours", number, p99=p99) for number, p99 in enumerate([9, 1, 5, 7])]
+        self.assertEqual(summary.p99_us(summary.median_run(runs)), 5)
+        self.assertIsNone(summary.median_run([run("ours", 1)]))
+
+    def test_what_is_missing_is_shown_as_missing(self):
+        self.assertEqual(summary.spread([]), "–")
+        self.assertEqual(summary.middle([]), "–")
+        self.assertEqual(summary.spread([3.0]), "3.00")
+
+    def test_losses_and_failures_are_in_the_summary_and_ours_fail_the_command(self):
+        runs = [run("ours", 1, 2.0), run("nats", 1, 1.0, lost=7), run("reference", 1, error="it fell over")]
+        text = summary.summary(report(runs))
+        self.assertIn("ping-64, nats, round 1: 7 lost", text)
+        self.assertIn("ping-64, reference, round 1: failed: it fell over", text)
+        self.assertEqual(summary.our_failures(report(runs)), [])
+        self.assertEqual(len(summary.our_failures(report([run("ours", 1, lost=1)]))), 1)
+
+    def test_a_loadgen_that_is_heavier_than_the_reference_is_said_to_be(self):
+        heavy = summary.summary(report([run("reference", 1, 0.5)]))
+        light = summary.summary(report([run("reference", 1, 5.0)]))
+        self.assertIn("| **no** |", heavy)
+        self.assertIn("| yes |", light)
+
+    def test_a_report_is_read_back(self):
+        filed = report([run("ours", 1, 2.0), run("nats", 1, 1.0)])
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "report.json")
+            summary.write_report(filed, path)
+            with open(path) as file:
+                self.assertEqual(json.load(file), filed)
+
+
+if __name__ == "__main__":
+    unittest.main()
