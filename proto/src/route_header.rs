@@ -282,6 +282,11 @@ impl RouteHeader {
         !self.ttl_value.is_empty() && self.recv_from.is_none() && self.forward_to.is_none()
     }
 
+    /// Whether the message carries no tag, as on links without a MAC.
+    pub fn is_unsigned(&self) -> bool {
+        self.tag.is_none()
+    }
+
     /// Bytes from the front of the message to the end of the header. All that patching touches is in
     /// them; what follows may be shared between receivers.
     pub fn head_len(&self) -> usize {

@@ -3,13 +3,12 @@
 //! A connection owns its HTTP/2 state, its egress and, while open, the link: key, class and subscriptions. It knows no
 //! other connection; what it shares with them goes through [`crate::shard::Core`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use bytes::Bytes;
 use slim_proto::grpc::{Deframer, FrameError};
 use slim_proto::http2::{ConnectionError, ErrorCode, ServerConnection, StreamId};
 use slim_proto::link::{LinkMac, NegotiationError};
@@ -19,6 +18,7 @@ use slim_ring::SocketId;
 
 use crate::egress::Egress;
 use crate::limits;
+use crate::parked::Parked;
 use crate::routes::{Class, Slot};
 
 pub struct Connection {
@@ -32,7 +32,7 @@ pub struct Connection {
     pub deframer: Deframer,
     pub phase: Phase,
     /// Publishes that wait, in order, for what holds this publisher back.
-    pub parked: VecDeque<Bytes>,
+    pub parked: Parked,
     /// Receivers, lanes and directory answers that this publisher waits for.
     pub holds: u32,
     /// Subscribes and unsubscribes that not every shard has seen yet.
@@ -122,7 +122,7 @@ impl Connection {
             phase: Phase::Handshaking {
                 deadline: now + limits::HANDSHAKE_TIMEOUT,
             },
-            parked: VecDeque::new(),
+            parked: Parked::default(),
             holds: 0,
             unsettled: 0,
             withheld_bytes: 0,

@@ -18,7 +18,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use slim_proto::grpc;
 use slim_proto::http2::{ServerConnection, StreamId, data_frame_header};
 use slim_proto::route_header::RouteHeader;
@@ -75,20 +75,22 @@ struct Waiting {
     acks: VecDeque<Vec<u8>>,
     messages: VecDeque<Queued>,
     bytes: usize,
+    /// What heads are copied to the end of. A whole chunk lives as long as one of them.
+    chunk: BytesMut,
 }
 
-/// A message with its prefix; `head` is patched for this receiver, `rest` may be shared with others.
+/// What is left of a message with its prefix; `head` is patched for this receiver, `rest` may be shared with others. A small
+/// message is all head.
 struct Queued {
     /// An acknowledgement: not among the messages that are counted.
     is_own: bool,
-    head: Vec<u8>,
-    head_sent: usize,
+    head: Bytes,
     rest: Bytes,
 }
 
 impl Queued {
     fn left(&self) -> usize {
-        self.head.len() - self.head_sent + self.rest.len()
+        self.head.len() + self.rest.len()
     }
 }
 
@@ -97,6 +99,13 @@ impl Waiting {
     fn count(&self) -> usize {
         let current = self.current.as_ref().is_some_and(|queued| !queued.is_own);
         self.messages.len() + usize::from(current)
+    }
+
+    /// Room at the end of the chunk for `bytes` more.
+    fn make_room(&mut self, bytes: usize) {
+        if self.chunk.capacity() < bytes {
+            self.chunk = BytesMut::with_capacity(bytes.max(limits::WAITING_CHUNK_BYTES));
+        }
     }
 }
 
@@ -272,18 +281,26 @@ impl Egress {
     }
 
     fn push_waiting(&mut self, outgoing: &Outgoing<'_>) {
-        let head = self.patched_head(outgoing);
-        let rest_at = head.len() - PREFIX_BYTES;
-        let rest = match outgoing.shared {
-            Some(shared) => shared.slice(rest_at..),
-            None => Bytes::copy_from_slice(&outgoing.message[rest_at..]),
+        let message = outgoing.message;
+        let shared = outgoing
+            .shared
+            .filter(|shared| shared.len() >= limits::SHARE_BYTES_MIN);
+        let head_bytes = match shared {
+            Some(_) => outgoing.header.head_len(),
+            None => message.len(),
         };
         let waiting = self.waiting.get_or_insert_default();
+        waiting.make_room(PREFIX_BYTES + head_bytes);
+        let chunk = &mut waiting.chunk;
+        chunk.extend_from_slice(&grpc::prefix(message.len()));
+        chunk.extend_from_slice(&message[..head_bytes]);
+        outgoing.patch(&mut chunk[PREFIX_BYTES..]);
+        let head = chunk.split().freeze();
+        let rest = shared.map_or_else(Bytes::new, |shared| shared.slice(head_bytes..));
         waiting.bytes += head.len() + rest.len();
         waiting.messages.push_back(Queued {
             is_own: false,
             head,
-            head_sent: 0,
             rest,
         });
     }
@@ -304,8 +321,7 @@ impl Egress {
                 waiting.current = match waiting.acks.pop_front() {
                     Some(ack) => Some(Queued {
                         is_own: true,
-                        head: ack,
-                        head_sent: 0,
+                        head: ack.into(),
                         rest: Bytes::new(),
                     }),
                     None => waiting.messages.pop_front(),
@@ -319,14 +335,11 @@ impl Egress {
             let bytes = window.min(current.left()).min(room);
             http2.consume_send_window(bytes);
             waiting.bytes -= bytes;
-            let head_bytes = bytes.min(current.head.len() - current.head_sent);
+            let head_bytes = bytes.min(current.head.len());
             let rest_bytes = bytes - head_bytes;
             if head_bytes > 0 {
-                self.frame_copied(
-                    stream,
-                    &[&current.head[current.head_sent..current.head_sent + head_bytes]],
-                );
-                current.head_sent += head_bytes;
+                self.frame_copied(stream, &[&current.head[..head_bytes]]);
+                current.head.advance(head_bytes);
             }
             if rest_bytes >= limits::SHARE_BYTES_MIN {
                 let rest = current.rest.split_to(rest_bytes);

@@ -4,8 +4,6 @@
 //! answer. While held, its further publishes are parked in order and it gets no credit, so what it can make us hold is
 //! its receive window; its subscribes are answered all the same. Each hold is matched by exactly one release.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use slim_proto::route_header::{self, Parsed, RouteHeader};
 
@@ -13,6 +11,7 @@ use crate::connection::{Connection, Phase};
 use crate::egress::{Outgoing, Pushed};
 use crate::limits;
 use crate::mesh::{Arrived, Control, Parcel};
+use crate::parked::Message;
 use crate::routes::{ConnectionId, Route, ShardId, Slot};
 use crate::shard::Core;
 
@@ -35,9 +34,11 @@ impl Core {
             Route::Nobody => self.counters.dropped_no_route.add(1),
             Route::Asked => {
                 connection.holds += 1;
-                self.park(connection, message, shared);
+                self.park(connection, message, shared, header);
             }
-            Route::Found if header.is_patchable() => {
+            Route::Found
+                if header.is_patchable() || header.is_unsigned() && header.is_ttl_patchable() =>
+            {
                 self.send_to(&delivery.local, connection, message, shared, &header);
                 for shard in delivery.shards() {
                     self.send_to_shard(shard, connection, message, shared, &header);
@@ -116,36 +117,44 @@ impl Core {
             return false;
         };
         let stream = link.stream;
-        target.egress.lend(&mut self.pool);
-        let pushed = match &link.mac {
-            Some(mac) => {
-                let tag = Some(mac.tag(&self.preimage, header.ttl_forwarded()));
-                let outgoing = Outgoing {
-                    header,
-                    message,
-                    shared,
-                    tag,
-                };
-                target.egress.push(&mut target.http2, stream, &outgoing)
+        // Mostly as it came. On a router whose links all sign, or none does, always.
+        let is_form = match link.mac {
+            Some(_) => header.is_patchable(),
+            None => header.is_unsigned(),
+        };
+        let other_form = if is_form {
+            None
+        } else {
+            let other_form = match link.mac {
+                Some(_) => rewritten(header, message),
+                None => unsigned(header, message),
+            };
+            if other_form.is_none() {
+                self.counters.dropped_too_large.add(1);
+                return false;
             }
-            // Only behind a lax listener.
-            None => match unsigned(header, message) {
-                Some((message, header)) => {
-                    let (header, message) = (&header, &message[..]);
-                    let outgoing = Outgoing {
-                        header,
-                        message,
-                        shared: None,
-                        tag: None,
-                    };
-                    target.egress.push(&mut target.http2, stream, &outgoing)
-                }
-                None => {
-                    self.counters.dropped_too_large.add(1);
-                    return false;
-                }
+            other_form
+        };
+        let tag = link
+            .mac
+            .as_ref()
+            .map(|mac| mac.tag(&self.preimage, header.ttl_forwarded()));
+        let outgoing = match &other_form {
+            None => Outgoing {
+                header,
+                message,
+                shared,
+                tag,
+            },
+            Some((message, header)) => Outgoing {
+                header,
+                message,
+                shared: Some(message),
+                tag,
             },
         };
+        target.egress.lend(&mut self.pool);
+        let pushed = target.egress.push(&mut target.http2, stream, &outgoing);
         if !target.dirty {
             target.dirty = true;
             self.dirty.push(receiver);
@@ -206,16 +215,19 @@ impl Core {
     }
 
     /// Keeps a publish of a held connection, in order.
-    pub fn park(&mut self, connection: &mut Connection, message: &[u8], shared: Option<&Bytes>) {
+    pub fn park(
+        &mut self,
+        connection: &mut Connection,
+        message: &[u8],
+        shared: Option<&Bytes>,
+        header: RouteHeader,
+    ) {
         if self.parked_bytes + message.len() > limits::PARKED_BYTES_PER_SHARD_MAX {
             self.counters.dropped_parked_full.add(1);
             return;
         }
         self.parked_bytes += message.len();
-        let message = shared
-            .cloned()
-            .unwrap_or_else(|| Bytes::copy_from_slice(message));
-        connection.parked.push_back(message);
+        connection.parked.push(message, shared, header);
     }
 
     /// A hold of this shard's publisher ends.
@@ -254,21 +266,21 @@ impl Core {
                 self.postponed.push(connection.slot);
                 return;
             }
-            let Some(message) = connection.parked.pop_front() else {
-                // An idle connection keeps no memory for what it once had waiting.
-                connection.parked = VecDeque::new();
+            let Some(Message {
+                bytes: message,
+                header,
+            }) = connection.parked.pop()
+            else {
                 break;
             };
             self.parked_bytes -= message.len();
-            // It was whole and valid when it was parked.
-            let Ok(Parsed::Routed(header)) = route_header::parse(&message) else {
-                continue;
-            };
             self.preimage.build(&message, &header);
-            // If it must wait once more, it goes back to where it was, before those that came after it.
-            let mut behind = std::mem::take(&mut connection.parked);
+            let behind = connection.parked.len();
             self.publish(connection, &message, Some(&message), header);
-            connection.parked.append(&mut behind);
+            // If it must wait once more, it goes back to where it was, before those that came after it.
+            if connection.parked.len() > behind {
+                connection.parked.put_back_newest();
+            }
         }
         // Nobody hears of credit any more who has had our last words.
         if let Phase::Open(_) = connection.phase {
@@ -279,8 +291,8 @@ impl Core {
 }
 
 /// The form for a receiver without a key, which drops what carries a tag (dataplane 5.5).
-fn unsigned(header: &RouteHeader, message: &[u8]) -> Option<(Vec<u8>, RouteHeader)> {
-    let rewritten = header.rewrite_unsigned(message).ok()?;
+fn unsigned(header: &RouteHeader, message: &[u8]) -> Option<(Bytes, RouteHeader)> {
+    let rewritten = Bytes::from(header.rewrite_unsigned(message).ok()?);
     if rewritten.len() > limits::MESSAGE_BYTES_MAX {
         return None;
     }

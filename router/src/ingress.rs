@@ -274,7 +274,7 @@ impl Core {
                 } else if header.head_len() > limits::HEAD_BYTES_MAX {
                     self.counters.dropped_long_header.add(1);
                 } else if connection.is_held() {
-                    self.park(connection, message, shared);
+                    self.park(connection, message, shared, header);
                 } else {
                     self.publish(connection, message, shared, header);
                 }

@@ -24,6 +24,7 @@ mod egress;
 mod forward;
 mod ingress;
 mod mesh;
+mod parked;
 mod shard;
 
 use std::os::fd::OwnedFd;

@@ -127,6 +127,12 @@ pub const UNFINISHED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;
 /// Message bytes that one shard holds for publishers that wait, those that have left meanwhile included. Full: the message is dropped and counted.
 pub const PARKED_BYTES_PER_SHARD_MAX: usize = 1_073_741_824;
 
+/// Bytes of the chunks into which small messages for one lagging receiver are copied.
+pub const WAITING_CHUNK_BYTES: usize = 32_768;
+
+/// Bytes of the chunks into which small messages of a held publisher are copied.
+pub const PARKED_CHUNK_BYTES: usize = 32_768;
+
 /// Send buffers that a shard keeps for reuse, and the largest that it keeps, in bytes.
 pub const POOL_BUFFERS: usize = 1_024;
 pub const POOL_BUFFER_BYTES_MAX: usize = 262_144;

@@ -110,7 +110,7 @@ impl Core {
 
     pub(super) fn give_up_parked(&mut self, connection: &mut Connection) {
         let parked = std::mem::take(&mut connection.parked);
-        self.parked_bytes -= parked.iter().map(bytes::Bytes::len).sum::<usize>();
+        self.parked_bytes -= parked.bytes();
         self.counters.dropped_sender_left.add(parked.len() as u64);
         connection.holds = 0;
     }
