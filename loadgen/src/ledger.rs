@@ -14,7 +14,7 @@ pub struct Faults {
     pub duplicated: u64,
     /// Seen after one that was sent later.
     pub reordered: u64,
-    /// Not decodable, not ours, or with a wrong tag.
+    /// Not decodable, not ours, or with a wrong tag. If its number cannot be told any more, that is lost as well.
     pub damaged: u64,
 }
 
@@ -44,21 +44,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Returns whether it is seen for the first time.
     #[inline]
-    pub fn note(&mut self, sequence: u64) {
+    pub fn note(&mut self, sequence: u64) -> bool {
         if sequence == self.next {
             self.next += 1;
+            true
         } else {
-            self.note_out_of_order(sequence);
+            self.note_out_of_order(sequence)
         }
     }
 
     #[cold]
-    fn note_out_of_order(&mut self, sequence: u64) {
+    fn note_out_of_order(&mut self, sequence: u64) -> bool {
         if sequence > self.next {
             self.open_gap(self.next, sequence);
             self.next = sequence.saturating_add(1);
-            return;
+            return true;
         }
         match self.gaps.range(..=sequence).next_back() {
             Some((&first, &end)) if sequence < end => {
@@ -70,8 +72,12 @@ impl Ledger {
                 if sequence + 1 < end {
                     self.gaps.insert(sequence + 1, end);
                 }
+                true
             }
-            _ => self.duplicated += 1,
+            _ => {
+                self.duplicated += 1;
+                false
+            }
         }
     }
 
@@ -105,7 +111,9 @@ mod tests {
 
     fn faults(seen: impl IntoIterator<Item = u64>, sent: u64) -> Faults {
         let mut ledger = Ledger::default();
-        seen.into_iter().for_each(|sequence| ledger.note(sequence));
+        for sequence in seen {
+            ledger.note(sequence);
+        }
         ledger.close(sent)
     }
 

@@ -29,7 +29,7 @@ const MESSAGE_ID_FIRST: u32 = 1 << 21;
 const MESSAGE_ID_END: u32 = 1 << 28;
 
 /// The last bytes of every payload: `check: u32 | flow: u32 | sequence: u64 | time_ns: u64`, little-endian. `check` is
-/// [`MAGIC`] with the payload's length folded in.
+/// a digest of what follows it with the payload's length folded in, so that no byte can change unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Which of the run's flows it belongs to: who sent it, to which name.
@@ -43,12 +43,14 @@ pub struct Stamp {
 
 /// Bytes of a [`Stamp`], and so of the smallest payload.
 pub const STAMP_BYTES: usize = 24;
-const MAGIC: u32 = 0x6d69_6c73;
+const MAGIC: u64 = 0x7073_676c_6d69_6c73;
 
 impl Stamp {
     pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
-        bytes[..4].copy_from_slice(&(MAGIC ^ self.payload_bytes).to_le_bytes());
+        bytes[..4].copy_from_slice(
+            &(self.payload_bytes ^ digest(self.flow, self.sequence, self.time_ns)).to_le_bytes(),
+        );
         bytes[4..8].copy_from_slice(&self.flow.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[16..].copy_from_slice(&self.time_ns.to_le_bytes());
@@ -63,14 +65,26 @@ impl Stamp {
         let (flow, bytes) = bytes.split_first_chunk::<4>()?;
         let (sequence, bytes) = bytes.split_first_chunk::<8>()?;
         let time_ns = bytes.first_chunk::<8>()?;
-        let payload_bytes = u32::from_le_bytes(*check) ^ MAGIC;
+        let flow = u32::from_le_bytes(*flow);
+        let sequence = u64::from_le_bytes(*sequence);
+        let time_ns = u64::from_le_bytes(*time_ns);
+        let payload_bytes = u32::from_le_bytes(*check) ^ digest(flow, sequence, time_ns);
         (payload_bytes as usize <= message.len()).then_some(Self {
-            flow: u32::from_le_bytes(*flow),
-            sequence: u64::from_le_bytes(*sequence),
-            time_ns: u64::from_le_bytes(*time_ns),
+            flow,
+            sequence,
+            time_ns,
             payload_bytes,
         })
     }
+}
+
+/// Not for secrets. Another value in any one byte gives another digest, far from this one.
+fn digest(flow: u32, sequence: u64, time_ns: u64) -> u32 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = (sequence ^ MAGIC).wrapping_mul(ODD) ^ time_ns;
+    let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(ODD) ^ u64::from(flow);
+    let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(ODD);
+    (mixed >> 32) as u32
 }
 
 /// The identity tokens of a run: [`TOKENS`] different texts of [`TOKEN_BYTES`] letters and digits.
@@ -544,6 +558,25 @@ mod tests {
         .to_bytes();
         assert_eq!(Stamp::of_message(&longer), None);
         assert_eq!(Stamp::of_message(&bytes[1..]), None);
+    }
+
+    #[test]
+    fn a_stamp_with_any_other_byte_is_no_stamp_of_its_payload() {
+        let stamp = Stamp {
+            flow: 3,
+            sequence: 70_000,
+            time_ns: 1_234_567_890,
+            payload_bytes: 256,
+        };
+        for byte in 0..STAMP_BYTES {
+            for flip in 1..=255 {
+                let mut message = vec![0; 400];
+                message.extend_from_slice(&stamp.to_bytes());
+                message[400 + byte] ^= flip;
+                let read = Stamp::of_message(&message).map(|stamp| stamp.payload_bytes);
+                assert_ne!(read, Some(256), "{flip} in byte {byte}");
+            }
+        }
     }
 
     #[test]

@@ -189,10 +189,16 @@ impl Run<'_> {
         loop {
             thread::sleep(10 * POLL);
             let now = self.sums();
-            let (published, delivered) = now;
+            // What came twice does not stand for what has not come yet.
+            let arrived: u64 = self
+                .shared
+                .progress
+                .iter()
+                .map(|worker| worker.arrived.load(Ordering::Relaxed))
+                .sum();
             if now != last {
                 (last, since) = (now, Instant::now());
-            } else if delivered >= published * self.plan.receivers_per_message
+            } else if arrived >= now.0 * self.plan.receivers_per_message
                 || since.elapsed() > DRAIN_QUIET
             {
                 return;

@@ -33,6 +33,10 @@ const CLOSING_MAX: usize = 1_024;
 const TURN_WAIT: Duration = Duration::from_millis(20);
 /// An open loop does not sleep when less than this is left: the kernel wakes sleepers some tens of microseconds late.
 const SPIN: Duration = Duration::from_micros(200);
+/// Messages of an open loop that one turn makes, late ones included, before it looks at what arrived.
+const DUE_PER_TURN_MAX: usize = 4_096;
+/// Late messages that are still made when the measured time is over. Those beyond are missing in the rate that was reached.
+const CATCH_UP_MESSAGES_MAX: usize = 65_536;
 /// Bytes that may wait on one publisher's connection at a fixed rate. What is due above that is not made, and counted.
 const BACKLOG_BYTES_MAX: usize = 8 * 1_048_576;
 /// Of so many messages on a connection, one is parsed whole and its tag verified. A power of two.
@@ -71,6 +75,8 @@ pub struct Shared {
 pub struct Progress {
     pub published: AtomicU64,
     pub delivered: AtomicU64,
+    /// Of those delivered, each once.
+    pub arrived: AtomicU64,
     /// Set to have `snapshot` filled.
     pub snapshot_wanted: AtomicBool,
     /// Latencies of the measured phase so far.
@@ -240,6 +246,7 @@ pub fn blank_histogram() -> Histogram<u64> {
 struct Sums {
     published: u64,
     delivered: u64,
+    arrived: u64,
     delivered_payload_bytes: u64,
     round_trips: u64,
 }
@@ -400,7 +407,7 @@ impl Worker {
             }
             self.dial()?;
             self.replace_due()?;
-            self.publish_due(self.now_ns());
+            self.publish_due(self.now_ns(), DUE_PER_TURN_MAX);
             self.publish_streams();
             self.flush();
             self.ring.turn(Some(self.wait()))?;
@@ -419,6 +426,7 @@ impl Worker {
         progress
             .delivered
             .store(self.sums.delivered, Ordering::Relaxed);
+        progress.arrived.store(self.sums.arrived, Ordering::Relaxed);
         if progress.snapshot_wanted.swap(false, Ordering::Relaxed) {
             let snapshot = Some(self.report.latency.clone());
             *progress
@@ -454,11 +462,8 @@ impl Worker {
     fn change_phase(&mut self, phase: Phase) {
         let now_ns = self.now_ns();
         let before = self.phase;
-        if before == Phase::SetUp && matches!(phase, Phase::WarmUp | Phase::Measure) {
-            self.start_traffic(now_ns);
-        }
         // What fell due up to now belongs to the phase that ends.
-        self.publish_due(now_ns);
+        self.publish_due(now_ns, CATCH_UP_MESSAGES_MAX);
         self.phase = phase;
         if phase == Phase::Measure {
             self.at_measure = self.sums;
@@ -476,6 +481,10 @@ impl Worker {
             self.report.round_trips = sums.round_trips - self.at_measure.round_trips;
             self.report.delivered_payload_bytes =
                 sums.delivered_payload_bytes - self.at_measure.delivered_payload_bytes;
+        }
+        // Last, so that its first messages are of the phase that they begin.
+        if before == Phase::SetUp && matches!(phase, Phase::WarmUp | Phase::Measure) {
+            self.start_traffic(now_ns);
         }
     }
 
@@ -695,7 +704,8 @@ impl Worker {
 
     fn start_traffic(&mut self, now_ns: u64) {
         if let Some(pace) = &mut self.pace {
-            pace.schedule = Some(Schedule::new(pace.messages_per_s, now_ns));
+            // After the moment at which a measured phase may begin.
+            pace.schedule = Some(Schedule::new(pace.messages_per_s, now_ns + 1));
         }
         for index in 0..self.slots.len() {
             if let Role::Requester { in_flight } = self.slots[index].client.role {
@@ -708,15 +718,21 @@ impl Worker {
     }
 
     /// At a fixed rate: makes every message that is due by `until_ns`, late or not, and counts how late.
-    fn publish_due(&mut self, until_ns: u64) {
+    ///
+    /// - `messages_max`: at a rate that is beyond this machine there are more due after each one that is made.
+    fn publish_due(&mut self, until_ns: u64, messages_max: usize) {
         if !self.is_publishing() || self.publishers.is_empty() {
             return;
         }
         let is_measured = self.phase == Phase::Measure;
-        while let Some(pace) = &mut self.pace
-            && let Some(schedule) = &mut pace.schedule
-            && let Some(due_ns) = schedule.take_due(until_ns)
-        {
+        for _ in 0..messages_max {
+            let Some(pace) = &mut self.pace else {
+                return;
+            };
+            let schedule = pace.schedule.as_mut();
+            let Some(due_ns) = schedule.and_then(|schedule| schedule.take_due(until_ns)) else {
+                return;
+            };
             let index = self.publishers[pace.next_publisher];
             pace.next_publisher = if pace.next_publisher + 1 < self.publishers.len() {
                 pace.next_publisher + 1
@@ -805,7 +821,7 @@ impl Worker {
         }
         let ledger = (stamp.flow - slot.client.hears.start) as usize;
         if let Some(ledger) = slot.ledgers.get_mut(ledger) {
-            ledger.note(stamp.sequence);
+            self.sums.arrived += u64::from(ledger.note(stamp.sequence));
         }
         self.sums.delivered += 1;
         self.sums.delivered_payload_bytes += u64::from(stamp.payload_bytes);
@@ -884,7 +900,9 @@ mod tests {
     fn report(sent: &[(u32, u64)], seen: &[(u32, &[u64])]) -> WorkerReport {
         let ledger = |sequences: &[u64]| {
             let mut ledger = Ledger::default();
-            sequences.iter().for_each(|sequence| ledger.note(*sequence));
+            for sequence in sequences {
+                ledger.note(*sequence);
+            }
             ledger
         };
         WorkerReport {
