@@ -51,8 +51,9 @@ fn run_workload(command: &Command, command_line: String) -> Result<ExitCode, Str
     let interrupted = watch_signals()?;
     let output = plan.output.clone();
     let report = measure(command, plan, &command_line, &interrupted)?;
-    print(&report)?;
-    write_files(&report, &output)?;
+    // Neither keeps the other from being there.
+    let (printed, written) = (print(&report), write_files(&report, &output));
+    printed.and(written)?;
     Ok(if report.cut_short.is_some() {
         ExitCode::FAILURE
     } else if report.faults.any() && !output.allow_faults {
@@ -135,10 +136,10 @@ fn run_comparison(comparison: &Compare, command_line: String) -> Result<ExitCode
         },
     )
     .map_err(|error| error.to_string())?;
-    print(&result)?;
-    if let Some(path) = &comparison.json {
-        write_json(&result, path)?;
-    }
+    let printed = print(&result);
+    let json = comparison.json.as_deref();
+    let written = json.map_or(Ok(()), |path| write_json(&result, path));
+    printed.and(written)?;
     Ok(if result.cut_short.is_some() {
         ExitCode::FAILURE
     } else if result.runs.iter().any(|run| run.record.faults.any()) {
@@ -172,16 +173,18 @@ fn print(result: &impl std::fmt::Display) -> Result<(), String> {
 }
 
 fn write_files(report: &Report, output: &Output) -> Result<(), String> {
-    if let Some(path) = &output.json {
-        write_json(report, path)?;
-    }
-    if let Some(path) = &output.percentiles {
-        write_file(path, |out| write_hgrm(&report.histogram, out))?;
-    }
-    if let Some(path) = &output.plot {
-        report.plot(path).map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    let json = output.json.as_deref();
+    let json = json.map_or(Ok(()), |path| write_json(report, path));
+    let percentiles = output.percentiles.as_deref();
+    let percentiles = percentiles.map_or(Ok(()), |path| {
+        write_file(path, |out| write_hgrm(&report.histogram, out))
+    });
+    let plot = output.plot.as_deref();
+    let plot = plot.map_or(Ok(()), |path| {
+        report.plot(path).map_err(|error| error.to_string())
+    });
+    // Each is tried; the first failure is told.
+    json.and(percentiles).and(plot)
 }
 
 fn write_json(result: &impl Serialize, path: &Path) -> Result<(), String> {

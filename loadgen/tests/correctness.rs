@@ -22,7 +22,6 @@ use slim_loadgen::worker::blank_histogram;
 use stub::{Act, Books, Copied, Credit, Orders, Stub};
 
 const MS: u64 = 1_000_000;
-/// Half a unit of the histograms' third digit, and what a start of the run that is estimated leaves unknown.
 const ONE_PERCENT: f64 = 0.01;
 
 fn plan(target: &str, command: &str) -> Plan {
@@ -441,17 +440,21 @@ fn measure_until_quiet_after(orders: Orders, command: &str, messages: u64) -> (R
 }
 
 #[test]
-fn a_stall_at_the_end_of_the_measured_time_counts() {
+fn a_stall_beyond_the_end_of_the_measured_time_counts() {
+    // From the middle of it to long after.
     let command = "rate --rate 2000 --pairs 1 --duration 500ms --warm-up 0s";
-    let (report, books) = measure(stall_at(900, Duration::from_millis(700)), command);
+    let (report, books) = measure(stall_at(500, Duration::from_secs(1)), command);
     assert_eq!(report.faults, Faults::default());
+    assert_eq!(traffic(&report).published, books.received);
     assert_eq!(report.histogram.len(), books.forwarded);
-    assert!(report.histogram.max() >= 700 * MS);
+    assert!(report.histogram.max() >= 1_000 * MS);
     // All that were due behind it.
     let late = report.histogram.count_between(400 * MS, u64::MAX);
-    assert!(late >= books.received - 900, "{late} of {}", books.received);
+    assert!(late >= books.received - 500, "{late} of {}", books.received);
     let bounds = Bounds::since_stamp(&books, |_| true);
-    bounds.hold_within_a_percent(&report.histogram, 0.999);
+    for quantile in [0.6, 0.9, 0.999] {
+        bounds.hold_within_a_percent(&report.histogram, quantile);
+    }
 }
 
 #[test]

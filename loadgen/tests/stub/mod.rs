@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+#[allow(unused_imports)]
 pub use node::{Act, Books, Copied, Copy, Credit, Node, Orders};
 
 /// What a test may wait for something that is certain to happen, before it fails.
@@ -149,7 +150,7 @@ fn read(shared: &Shared, mut socket: TcpStream, connection: usize) {
         let now = Instant::now();
         let mut node = shared.node();
         if length == 0 {
-            node.disconnected(connection);
+            node.disconnected(connection, now);
             shared.changed.notify_all();
             let _ = socket.shutdown(Shutdown::Both);
             return;

@@ -86,7 +86,7 @@ pub struct Copied {
     pub read_at: Instant,
     /// Just before it was written.
     pub written_at: Instant,
-    /// When the answer to a PING behind it was read: until then at the latest it was taken in.
+    /// When the answer to a PING behind it was read, or the end of the connection: later it was not taken in.
     pub taken_by: Option<Instant>,
 }
 
@@ -247,8 +247,12 @@ impl Node {
         index
     }
 
-    pub fn disconnected(&mut self, index: usize) {
-        self.connections[index].is_open = false;
+    pub fn disconnected(&mut self, index: usize, now: Instant) {
+        let connection = &mut self.connections[index];
+        connection.is_open = false;
+        for copy in connection.untaken.drain(..) {
+            self.books.copies[copy].taken_by = Some(now);
+        }
     }
 
     pub fn close_all(&mut self) {
