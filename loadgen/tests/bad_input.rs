@@ -192,10 +192,10 @@ fn a_rate_beyond_the_machine_ends_and_says_who_was_the_limit() {
 }
 
 #[test]
-fn a_server_that_reads_too_slowly_is_named_as_the_limit() {
-    // There is room for the next message a tenth of a second later; and for all of them, once the measured time is over.
+fn a_server_that_takes_no_more_is_named_as_the_limit() {
+    // It takes a handful of messages, and the next ones only when the measured time is over.
     let stub = Stub::start(Orders {
-        delay: Box::new(|copy| Duration::from_millis(if copy.number < 60 { 100 } else { 0 })),
+        stall: Box::new(|copy| (copy.number == 0).then_some(Duration::from_millis(1_500))),
         credit: stub::Credit::WhenForwarded,
         ..Orders::default()
     });
