@@ -169,13 +169,16 @@ impl Report {
     /// Says which side was at its limit, if that can be said.
     pub fn what_was_the_limit(&self) -> Option<String> {
         let traffic = self.traffic.as_ref()?;
+        // A rate that nothing was delivered of was missed by somebody all the same.
+        if let Some(rate) = &traffic.rate
+            && (traffic.delivered > 0 || !rate.is_reached())
+        {
+            return Some(self.what_limited_the_rate(rate, traffic));
+        }
         if traffic.delivered == 0 {
             return None;
         }
         let server = self.server.as_ref().and_then(|server| server.cores_used);
-        if let Some(rate) = &traffic.rate {
-            return Some(self.what_limited_the_rate(rate, traffic));
-        }
         let is_own = self.loadgen.cores_used >= SATURATED * self.loadgen.workers as f64;
         let is_server = server.is_some_and(|cores| cores >= SATURATED);
         let text = match (is_own, is_server) {

@@ -469,7 +469,7 @@ fn the_spread_of_a_fan_out_is_within_one_percent_of_what_the_server_did() {
         credit: Credit::WhenForwarded,
         ..Orders::default()
     };
-    let command = "fanout --publishers 2 --subscribers 3 --duration 2s --warm-up 0s";
+    let command = "fanout --publishers 2 --subscribers 3 --payload 4000 --duration 2s --warm-up 0s";
     let (report, books) = measure(orders, command);
     let mut by_message = std::collections::HashMap::<_, Vec<Copied>>::new();
     // Of the messages that the load generator follows.

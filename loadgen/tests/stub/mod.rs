@@ -12,6 +12,7 @@ mod node;
 
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ struct Shared {
     changed: Condvar,
     /// For the thread that forwards: something is due earlier than before, or it is time to end.
     due: Condvar,
+    /// Threads that have read something and wait for the node.
+    readers_waiting: AtomicUsize,
 }
 
 impl Shared {
@@ -52,6 +55,7 @@ impl Stub {
             node: Mutex::new(Node::new(orders)),
             changed: Condvar::new(),
             due: Condvar::new(),
+            readers_waiting: AtomicUsize::new(0),
         });
         let threads = vec![
             thread::spawn({
@@ -148,7 +152,9 @@ fn read(shared: &Shared, mut socket: TcpStream, connection: usize) {
         let length = socket.read(&mut buffer).unwrap_or(0);
         // Before the lock is waited for: that wait is a delay too.
         let now = Instant::now();
+        shared.readers_waiting.fetch_add(1, Ordering::Relaxed);
         let mut node = shared.node();
+        shared.readers_waiting.fetch_sub(1, Ordering::Relaxed);
         if length == 0 {
             node.disconnected(connection, now);
             shared.changed.notify_all();
@@ -168,8 +174,17 @@ fn read(shared: &Shared, mut socket: TcpStream, connection: usize) {
 fn forward(shared: &Shared) {
     let mut node = shared.node();
     while !node.is_ending {
-        node.forward_due();
+        let is_more_due = node.forward_due();
         shared.changed.notify_all();
+        if is_more_due {
+            drop(node);
+            // A lock goes to whoever asks first, and that would be this thread every time.
+            while shared.readers_waiting.load(Ordering::Relaxed) > 0 {
+                thread::yield_now();
+            }
+            node = shared.node();
+            continue;
+        }
         let wait = node.next_due().map_or(TIMER_WAIT, |due| {
             due.saturating_duration_since(Instant::now())
                 .min(TIMER_WAIT)
