@@ -18,12 +18,16 @@ use crate::plan::{Plan, PlanError, Workload};
 use crate::progress::Progress;
 use crate::report::{Churn, Loadgen, Rate, Report, SCHEMA, Server, SetUp, Traffic};
 use crate::target::Protocol;
-use crate::worker::{Phase, Shared, Worker, WorkerError, WorkerReport, blank_histogram};
+use crate::worker::{
+    Phase, Progress as WorkerProgress, Shared, Worker, WorkerError, WorkerReport, blank_histogram,
+};
 
 /// Time between two looks at how far the workers are.
 const POLL: Duration = Duration::from_millis(2);
 /// How long nothing may arrive at the end of a run, before what is missing counts as lost.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
+/// How long nothing may arrive once all has: what comes twice comes later.
+const DRAIN_SETTLE: Duration = Duration::from_millis(100);
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -185,9 +189,17 @@ impl Run<'_> {
 
     /// Waits until all that was published has arrived, or nothing more does.
     fn drain(&self) {
+        // On a busy machine a worker sees the phase late, and until then it may publish.
+        let has_stopped = |worker: &WorkerProgress| worker.is_draining.load(Ordering::Acquire);
+        while !self.shared.progress.iter().all(has_stopped) {
+            if self.shared.failed.load(Ordering::Acquire) {
+                return;
+            }
+            thread::sleep(POLL);
+        }
         let (mut last, mut since) = (self.sums(), Instant::now());
         loop {
-            thread::sleep(10 * POLL);
+            thread::sleep(POLL);
             let now = self.sums();
             // What came twice does not stand for what has not come yet.
             let arrived: u64 = self
@@ -198,10 +210,16 @@ impl Run<'_> {
                 .sum();
             if now != last {
                 (last, since) = (now, Instant::now());
-            } else if arrived >= now.0 * self.plan.receivers_per_message
-                || since.elapsed() > DRAIN_QUIET
-            {
-                return;
+            } else {
+                let is_complete = arrived >= now.0 * self.plan.receivers_per_message;
+                let quiet = if is_complete {
+                    DRAIN_SETTLE
+                } else {
+                    DRAIN_QUIET
+                };
+                if since.elapsed() > quiet {
+                    return;
+                }
             }
             if self.shared.failed.load(Ordering::Acquire) {
                 return;

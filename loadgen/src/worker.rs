@@ -77,6 +77,8 @@ pub struct Progress {
     pub delivered: AtomicU64,
     /// Of those delivered, each once.
     pub arrived: AtomicU64,
+    /// The worker publishes no more, and what it has published is told.
+    pub is_draining: AtomicBool,
     /// Set to have `snapshot` filled.
     pub snapshot_wanted: AtomicBool,
     /// Latencies of the measured phase so far.
@@ -427,6 +429,9 @@ impl Worker {
             .delivered
             .store(self.sums.delivered, Ordering::Relaxed);
         progress.arrived.store(self.sums.arrived, Ordering::Relaxed);
+        if self.phase >= Phase::Drain {
+            progress.is_draining.store(true, Ordering::Release);
+        }
         if progress.snapshot_wanted.swap(false, Ordering::Relaxed) {
             let snapshot = Some(self.report.latency.clone());
             *progress

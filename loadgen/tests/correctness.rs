@@ -196,8 +196,8 @@ fn one_receiver_of_a_fan_out_that_misses_messages_is_found_exactly() {
         }),
         ..Orders::default()
     };
-    let command = "fanout --publishers 2 --subscribers 3 --duration 300ms --warm-up 0s";
-    let (report, books) = measure(orders, command);
+    let command = "fanout --publishers 2 --subscribers 3";
+    let (report, books) = measure_until(orders, command, 200);
     assert!(books.dropped > 0 && books.duplicated > 0);
     let faults = Faults {
         lost: books.dropped,
