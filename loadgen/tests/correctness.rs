@@ -19,7 +19,7 @@ use slim_loadgen::plan::Plan;
 use slim_loadgen::report::{Report, Traffic};
 use slim_loadgen::run::run;
 use slim_loadgen::worker::blank_histogram;
-use stub::{Act, Books, Copied, Credit, Orders, Stub};
+use stub::{Act, Books, Copied, Credit, Node, Orders, Stub};
 
 const MS: u64 = 1_000_000;
 const ONE_PERCENT: f64 = 0.01;
@@ -41,19 +41,19 @@ fn measure(orders: Orders, command: &str) -> (Report, Books) {
     (report, books)
 }
 
-/// A run that ends once the server has got `messages`, and all that it forwarded has been taken in.
-fn measure_until(orders: Orders, command: &str, messages: u64) -> (Report, Books) {
+/// A run that is ended once the server `has_enough`, and what the server has in its books then.
+fn measure_until(
+    orders: Orders,
+    command: &str,
+    has_enough: impl FnMut(&Node) -> bool,
+) -> (Report, Books) {
     let stub = Stub::start(orders);
-    let plan = plan(
-        &stub.target(),
-        &format!("{command} --duration 60s --warm-up 0s"),
-    );
+    let command = format!("{command} --duration 60s --warm-up 0s");
+    let plan = plan(&stub.target(), &command);
     let interrupted = AtomicBool::new(false);
     let report = thread::scope(|scope| {
         let report = scope.spawn(|| run(&plan, &interrupted));
-        stub.wait_until("all that is forwarded", |node| {
-            node.received() >= messages && node.is_quiet()
-        });
+        stub.wait_until("enough", has_enough);
         interrupted.store(true, Ordering::Relaxed);
         report.join().unwrap().unwrap()
     });
@@ -197,7 +197,7 @@ fn one_receiver_of_a_fan_out_that_misses_messages_is_found_exactly() {
         ..Orders::default()
     };
     let command = "fanout --publishers 2 --subscribers 3";
-    let (report, books) = measure_until(orders, command, 200);
+    let (report, books) = measure_until(orders, command, |node| node.received() >= 200);
     assert!(books.dropped > 0 && books.duplicated > 0);
     let faults = Faults {
         lost: books.dropped,
@@ -229,7 +229,9 @@ fn both_ends_count_the_same() {
         ("stream --pairs 2", 1),
         ("fanout --publishers 2 --subscribers 5", 5),
     ] {
-        let (report, books) = measure_until(first(1_000), command, 1_000);
+        let (report, books) = measure_until(first(1_000), command, |node| {
+            node.received() >= 1_000 && node.is_quiet()
+        });
         let traffic = traffic(&report);
         assert_eq!(traffic.published, books.received, "{command}");
         assert_eq!(books.forwarded, 1_000 * receivers, "{command}");
@@ -345,18 +347,25 @@ const KNOWN: [(f64, u64); 5] = [
 
 #[test]
 fn a_histogram_of_round_trips_is_within_one_percent_of_known_delays() {
+    // Requests are of the even flows, answers of the odd ones. The loop ends by itself, so that all round trips count.
     let orders = Orders {
-        // Requests are of the even flows, answers of the odd ones.
+        act: Box::new(|copy| match copy.stamp.flow % 2 {
+            0 if copy.number >= 2_400 => Act::Drop,
+            _ => Act::Forward,
+        }),
         delay: Box::new(|copy| match copy.stamp.flow % 2 {
             0 => known_delay(copy.stamp.sequence + u64::from(copy.stamp.flow)),
             _ => Duration::ZERO,
         }),
         ..Orders::default()
     };
-    let command = "ping --pairs 40 --in-flight 2 --duration 3s --warm-up 0s";
-    let (report, books) = measure(orders, command);
-    assert!(report.histogram.len() >= 500, "{}", report.histogram.len());
+    let command = "ping --pairs 40 --in-flight 2";
+    let (report, books) = measure_until(orders, command, |node| {
+        node.dropped() == 80 && node.is_quiet()
+    });
     let bounds = Bounds::since_stamp(&books, |copy| copy.stamp.flow % 2 == 1);
+    assert!(report.histogram.len() >= 500, "{}", report.histogram.len());
+    assert_eq!(report.histogram.len(), bounds.low.len());
     for (quantile, delay_ms) in KNOWN {
         assert!(bounds.low.value_at_quantile(quantile) >= delay_ms * MS);
         assert!(report.histogram.value_at_quantile(quantile) >= delay_ms * MS);
@@ -414,29 +423,12 @@ fn a_stall_of_200_ms_is_in_the_open_loops_p99_9() {
 fn a_closed_loop_hides_the_stall_that_an_open_one_shows() {
     let orders = stall_at(500, Duration::from_millis(200));
     let command = "ping --pairs 1 --in-flight 1";
-    let (report, _) = measure_until_quiet_after(orders, command, 2_000);
+    let (report, _) = measure_until(orders, command, |node| node.received() >= 2_000);
     let stalled = report.histogram.count_between(200 * MS, u64::MAX);
     assert!(report.histogram.max() >= 200 * MS);
     // One of a thousand round trips was under way.
     assert!(stalled <= report.histogram.len() / 100, "{stalled}");
     assert!(traffic(&report).latency.p99_us < 200_000.0);
-}
-
-/// As [`measure_until`], where nothing is lost and so the traffic never ends by itself.
-fn measure_until_quiet_after(orders: Orders, command: &str, messages: u64) -> (Report, Books) {
-    let stub = Stub::start(orders);
-    let plan = plan(
-        &stub.target(),
-        &format!("{command} --duration 60s --warm-up 0s"),
-    );
-    let interrupted = AtomicBool::new(false);
-    let report = thread::scope(|scope| {
-        let report = scope.spawn(|| run(&plan, &interrupted));
-        stub.wait_until("enough messages", |node| node.received() >= messages);
-        interrupted.store(true, Ordering::Relaxed);
-        report.join().unwrap().unwrap()
-    });
-    (report, stub.finish())
 }
 
 #[test]
@@ -467,10 +459,12 @@ fn the_spread_of_a_fan_out_is_within_one_percent_of_what_the_server_did() {
             })
         }),
         credit: Credit::WhenForwarded,
-        ..Orders::default()
+        ..first(1_000)
     };
-    let command = "fanout --publishers 2 --subscribers 3 --payload 4000 --duration 2s --warm-up 0s";
-    let (report, books) = measure(orders, command);
+    let command = "fanout --publishers 2 --subscribers 3 --payload 4000";
+    let (report, books) = measure_until(orders, command, |node| {
+        node.received() >= 1_000 && node.is_quiet()
+    });
     let mut by_message = std::collections::HashMap::<_, Vec<Copied>>::new();
     // Of the messages that the load generator follows.
     for copy in books
@@ -504,6 +498,7 @@ fn the_spread_of_a_fan_out_is_within_one_percent_of_what_the_server_did() {
         );
     }
     let spread = traffic(&report).spread.as_ref().unwrap();
+    assert_eq!(spread.samples, by_message.len() as u64);
     assert!(spread.samples > 0);
     let mut measured = blank_histogram();
     measured.record((spread.p50_us * 1e3) as u64).unwrap();

@@ -197,6 +197,10 @@ impl Node {
         self.books.received
     }
 
+    pub fn dropped(&self) -> u64 {
+        self.books.dropped
+    }
+
     /// All that is to be forwarded was, and is known to be taken in on the other side.
     pub fn is_quiet(&self) -> bool {
         let mut connections = self.connections.iter();
