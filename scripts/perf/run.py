@@ -33,8 +33,9 @@ SWEEP = ["rate", "--rate", "20000", "--pairs", "16", "--sweep"]
 
 # Exit statuses with which the load generator has written its record.
 MEASURED = (0, 3, 4)
-# A run that takes longer than this beyond what it measures has hung.
-HANG_S = 90
+# A run that takes longer than this beyond what it measures has hung; a sweep is up to SWEEP_STEPS runs.
+HANG_S = 60
+SWEEP_STEPS = 40
 
 
 class Session:
@@ -42,7 +43,7 @@ class Session:
         self.options = options
         self.scratch = scratch
         self.loadgen = os.path.join(options.binaries, "slim-loadgen")
-        self.server_core, self.load_core = cores()
+        self.server_core, self.load_core, self.where = cores()
 
     def run(self, workload, words, peer, round_number):
         """One fresh server, one load. Returns what is filed of it; `error` says why there is no record."""
@@ -62,17 +63,24 @@ class Session:
                     load += ["--percentiles", stem + ".hgrm"]
                 if peer.scheme == "slim":
                     load += ["--mac", peer.mac]
+                # Of each step also its warm-up, which is shorter than what it measures.
+                measured_s = 2 * seconds * (SWEEP_STEPS if "--sweep" in words else 1)
                 outcome = subprocess.run(
-                    [self.loadgen, *load], capture_output=True, text=True, timeout=HANG_S + 60 * seconds
+                    [self.loadgen, *load], capture_output=True, text=True, timeout=HANG_S + measured_s
                 )
         except PeerError as error:
             run["error"] = f"the server {error}"
+            return run
+        except OSError as error:
+            run["error"] = f"could not be started: {error.strerror}"
             return run
         except subprocess.TimeoutExpired:
             run["error"] = "the run hung"
             return run
         if outcome.returncode not in MEASURED or not os.path.exists(stem + ".json"):
-            run["error"] = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
+            why = (outcome.stderr.strip().splitlines() or [f"exit status {outcome.returncode}, no reason given"])[-1]
+            # What is filed names neither paths nor ports of this machine.
+            run["error"] = why.replace(stem, "record").replace(server.address, peer.name)
         if os.path.exists(stem + ".json"):
             with open(stem + ".json") as file:
                 run["record"] = json.load(file)
@@ -84,56 +92,70 @@ class Session:
 
 
 def cores():
-    """One for the server, another for the load."""
-    available = sorted(os.sched_getaffinity(0))
-    if len(available) < 2:
+    """One for the server, another for the load, and how they lie. Two threads of one core would slow each other down."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
         sys.exit("two cores are needed: one for the server, one for the load")
-    return available[0], available[1]
+    siblings = threads_beside(first)
+    apart = [core for core in others if core not in siblings]
+    load = (apart or others)[0]
+    return first, load, f"server on CPU {first}, load on CPU {load}" + ("" if apart else ": two threads of one core")
 
 
-def percentiles_and_plots(session, out, runs, workloads, peers):
-    """Files the median run (by p99) of each peer, as percentiles and in one picture a workload."""
-    os.makedirs(os.path.join(out, "percentiles"))
-    os.makedirs(os.path.join(out, "plots"))
-    for workload in workloads:
-        records = []
-        for peer in peers:
-            run = summary.median_run(summary.of(runs, workload, peer.name))
-            if run is None:
-                continue
-            slug = os.path.basename(run["stem"]).split(".")[1]
-            shutil.copy(run["stem"] + ".hgrm", os.path.join(out, "percentiles", f"{workload}.{slug}.hgrm"))
-            labelled = os.path.join(session.scratch, f"{workload}.{slug}.labelled.json")
-            with open(labelled, "w") as file:
-                json.dump({**run["record"], "label": peer.name}, file)
-            records.append(labelled)
-        if records:
-            plot(session, out, workload, f"{workload}: latency of the median runs", records)
+def threads_beside(core):
+    """The logical CPUs of a physical core, as the kernel lists them: `0,64` or `0-1`."""
+    try:
+        with open(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list") as file:
+            ranges = [part.split("-") for part in file.read().strip().split(",")]
+    except OSError:  # Some sandboxes hide it.
+        return set()
+    return {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
 
 
-def plot(session, out, name, title, records):
-    picture = os.path.join(out, "plots", f"{name}.svg")
-    subprocess.run([session.loadgen, "plot", "--title", title, "--out", picture, *records], check=True)
-
-
-def sweeps(session, out, peers):
-    """One sweep a peer: where its knee is, in one picture."""
-    runs, records = [], []
+def sweeps(session, peers):
+    """One sweep a peer: where its knee is."""
+    runs = []
     for peer in peers:
-        run = session.run("sweep", SWEEP, peer, 1)
-        runs.append(run)
-        if run["record"] and run["record"].get("sweep"):
-            labelled = run["stem"] + ".labelled.json"
-            with open(labelled, "w") as file:
-                json.dump({**run["record"], "label": peer.name}, file)
-            records.append(labelled)
-        print(f"sweep of {peer.name} done", flush=True)
-    if records:
-        plot(session, out, "sweep", "rate, 16 pairs: latency by throughput, p50 and p99", records)
+        runs.append(session.run("sweep", SWEEP, peer, 1))
+        print(f"sweep of {peer.name}: {runs[-1]['error'] or 'done'}", flush=True)
     return runs
 
 
-def machine(peers, load_before):
+def percentiles_and_plots(session, out, runs, workloads, peers):
+    """Files the median run (by p99) of each peer, as percentiles and in one picture a workload; and the sweeps in one.
+
+    Returns what could not be drawn.
+    """
+    os.makedirs(os.path.join(out, "percentiles"))
+    os.makedirs(os.path.join(out, "plots"))
+    missing = []
+    for workload in workloads:
+        median_runs = [summary.median_run(summary.of(runs, workload, peer.name)) for peer in peers]
+        median_runs = [run for run in median_runs if run]
+        for run in median_runs:
+            slug = os.path.basename(run["stem"]).split(".")[1]
+            shutil.copy(run["stem"] + ".hgrm", os.path.join(out, "percentiles", f"{workload}.{slug}.hgrm"))
+        missing += plot(session, out, workload, f"{workload}: latency of the median runs", median_runs)
+    swept = [run for run in runs if summary.figure(run, "sweep")]
+    if swept:
+        missing += plot(session, out, "sweep", "rate, 16 pairs: latency by throughput, p50 and p99", swept)
+    return missing
+
+
+def plot(session, out, name, title, runs):
+    if not runs:
+        return [f"{name}: no run to draw"]
+    records = []
+    for run in runs:
+        records.append(run["stem"] + ".labelled.json")
+        with open(records[-1], "w") as file:
+            json.dump({**run["record"], "label": run["peer"]}, file)
+    picture = os.path.join(out, "plots", f"{name}.svg")
+    drawn = subprocess.run([session.loadgen, "plot", "--title", title, "--out", picture, *records])
+    return [f"{name}: plot ended with {drawn.returncode}"] if drawn.returncode else []
+
+
+def machine(session, peers, load_before):
     with open("/proc/cpuinfo") as cpuinfo:
         model = next(line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name"))
     with open("/proc/meminfo") as meminfo:
@@ -144,6 +166,7 @@ def machine(peers, load_before):
         f"machine: {len(os.sched_getaffinity(0))} cores, {model}, {memory_gib:.0f} GiB",
         f"kernel: Linux {os.uname().release.split('-')[0]}",
         f"commit: {git('rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}",
+        session.where,
         f"load average before: {load_before:.2f}",
         *(f"{peer.name}: {peer.version}" for peer in peers),
     ]
@@ -167,12 +190,15 @@ def main():
     arguments.add_argument("--seconds", type=int, help="measured, in each run")
     arguments.add_argument("--name", help="of the machine, in the folder's name")
     arguments.add_argument("--out", metavar="DIR", help="instead of perf-results/<date>-<name>")
-    arguments.add_argument("--workloads", help="only these, separated by commas")
+    arguments.add_argument("--workloads", help="only these, separated by commas; needs --out")
     options = arguments.parse_args()
+    if options.workloads and not options.out:
+        arguments.error("--workloads measures a part, which is no result for README.md: say with --out where it goes")
     typed = ["scripts/perf.sh"]
     typed += ["--quick"] if options.quick else []
     typed += [f"--rounds {options.rounds}"] if options.rounds else []
     typed += [f"--seconds {options.seconds}"] if options.seconds else []
+    typed += [f"--workloads {options.workloads}"] if options.workloads else []
     options.rounds = options.rounds or (3 if options.quick else 5)
     options.seconds = options.seconds or (1 if options.quick else 3)
     options.warm_up = "300ms" if options.quick else "1s"
@@ -182,9 +208,9 @@ def main():
         arguments.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     name = re.sub(r"[^a-z0-9-]+", "-", (options.name or socket.gethostname().split(".")[0]).lower())
     date = datetime.date.today().isoformat()
-    out = options.out or os.path.join(ROOT, "perf-results", f"{date}-{name}")
+    out = options.out or unused(os.path.join(ROOT, "perf-results", f"{date}-{name}"))
     if os.path.exists(out):
-        sys.exit(f"{out} exists: give another --name or --out, results are not overwritten")
+        sys.exit(f"{out} exists: give another --out, results are not overwritten")
 
     peers = all_peers(options.binaries)
     load_before = os.getloadavg()[0]
@@ -202,35 +228,53 @@ def main():
                     if run["error"]:
                         print(f"{workload}, {peer.name}, round {round_number}: {run['error']}", flush=True)
             print(f"round {round_number} of {options.rounds} done, {time.monotonic() - started:.0f} s", flush=True)
-        os.makedirs(out)
-        with_latency = [workload for workload in chosen if not workload.startswith("connect")]
-        percentiles_and_plots(session, out, runs, with_latency, peers)
         if not options.quick and not options.workloads:
-            runs += sweeps(session, out, peers)
-    about = machine(peers, load_before)
-    about.append(f"measured for {(time.monotonic() - started) / 60:.0f} min, load average at the end {os.getloadavg()[0]:.2f}")
-    report = {
-        "format": summary.FORMAT,
-        "command": " ".join(typed),
-        "date": date,
-        "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "about": about,
-        "runs": [without_curves(run) for run in runs],
-    }
-    summary.write_report(report, os.path.join(out, "report.json"))
-    with open(os.path.join(out, "machine.txt"), "w") as file:
-        file.write("\n".join(about) + "\n")
-    text = summary.summary(report)
-    with open(os.path.join(out, "summary.md"), "w") as file:
-        file.write(text)
+            runs += sweeps(session, peers)
+        about = machine(session, peers, load_before)
+        about.append(
+            f"measured for {(time.monotonic() - started) / 60:.0f} min, load average at the end {os.getloadavg()[0]:.2f}"
+        )
+        report = {
+            "format": summary.FORMAT,
+            "command": " ".join(typed),
+            "date": date,
+            "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "quick": options.quick,
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "about": about,
+            "runs": [without_curves(run) for run in runs],
+        }
+        # The records first: whatever fails after them, they are filed.
+        os.makedirs(out)
+        summary.write_report(report, os.path.join(out, "report.json"))
+        with open(os.path.join(out, "machine.txt"), "w") as file:
+            file.write("\n".join(about) + "\n")
+        text = summary.summary(report)
+        with open(os.path.join(out, "summary.md"), "w") as file:
+            file.write(text)
+        with_latency = [workload for workload in chosen if not workload.startswith("connect")]
+        missing = percentiles_and_plots(session, out, runs, with_latency, peers)
     print(text)
     print(f"filed in {os.path.relpath(out)}")
     if not options.out:
         summary.rewrite_readme()
     # A peer's failures are results; ours are defects.
-    return 1 if summary.our_failures(report) else 0
+    failures = summary.our_failures(report)
+    for run in failures:
+        print(f"FAILED: {run['workload']}, {run['peer']}, round {run['round']}: {summary.what_failed(run)}")
+    for what in missing:
+        print(f"FAILED: {what}")
+    return 1 if failures or missing else 0
+
+
+def unused(folder):
+    """The folder, or with -2, -3 and so on after it: a second result of a day does not overwrite the first."""
+    candidate, number = folder, 1
+    while os.path.exists(candidate):
+        number += 1
+        candidate = f"{folder}-{number}"
+    return candidate
 
 
 if __name__ == "__main__":

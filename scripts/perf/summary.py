@@ -55,6 +55,32 @@ def p99_us(run):
     return figure(run, "traffic", "latency", "p99_us")
 
 
+def what_failed(run):
+    """Why a run is not clean, faults and unreached rates included; None if it is."""
+    if run["error"]:
+        return run["error"]
+    faults = ", ".join(f"{count} {name}" for name, count in run["record"]["faults"].items() if count)
+    if faults:
+        return faults
+    if figure(run, "server", "cores_used") is None:
+        return "the server was gone at the end"
+    if figure(run, "traffic", "delivered") == 0:
+        return "nothing was delivered"
+    rate = figure(run, "traffic", "rate")
+    # A sweep ends where the rate is not kept.
+    if rate and run["workload"] != "sweep" and (rate["unsent"] or rate["sent_per_s"] < 0.99 * rate["asked_per_s"]):
+        return f"{rate['sent_per_s']:,.0f}/s of {rate['asked_per_s']:,}/s, {rate['unsent']} not sent"
+    return None
+
+
+def marked(cell, runs):
+    """A cell of a table; with what failed, if a run did. Faulty runs keep their figures, ended ones have none."""
+    reasons = [why.replace("|", "/") for why in map(what_failed, runs) if why]
+    if not reasons:
+        return cell
+    return f"{cell} failed {len(reasons)} of {len(runs)}: {reasons[0]}{'; …' if len(set(reasons)) > 1 else ''}"
+
+
 def median_run(runs):
     """The run in the middle by its 99th percentile; the lower one of two."""
     with_latency = sorted((run for run in runs if p99_us(run) is not None), key=p99_us)
@@ -97,12 +123,15 @@ def cost_table(report):
     for workload in workloads_of(report):
         if workload.startswith("connect"):
             continue
-        cost = {peer: values(of(runs, workload, peer), cpu_us) for peer in PEERS}
+        cost = {}
+        for peer in PEERS:
+            found = of(runs, workload, peer)
+            cost[peer] = marked(spread(values(found, cpu_us)), found)
         rows.append([
             TITLES[workload],
-            spread(cost[OURS]), spread(cost[REFERENCE]), f"**{spread(ratios(runs, workload, OURS, REFERENCE, cpu_us))}**",
-            spread(cost[OURS_MAC_OFF]), spread(cost[NATS]), f"**{spread(ratios(runs, workload, OURS_MAC_OFF, NATS, cpu_us))}**",
-            spread(cost[BASELINE]), spread(ratios(runs, workload, OURS, BASELINE, cpu_us)),
+            cost[OURS], cost[REFERENCE], f"**{spread(ratios(runs, workload, OURS, REFERENCE, cpu_us))}**",
+            cost[OURS_MAC_OFF], cost[NATS], f"**{spread(ratios(runs, workload, OURS_MAC_OFF, NATS, cpu_us))}**",
+            cost[BASELINE], spread(ratios(runs, workload, OURS, BASELINE, cpu_us)),
         ])
     head = ["workload", "ours", "reference", "ratio", "ours, MAC off", "NATS", "ratio", "baseline", "ours to baseline"]
     return table(head, rows)
@@ -128,18 +157,34 @@ def latency_table(report):
 
 
 def stick_table(report):
-    """The load generator's own cost beside that of the reference node: a stick must be lighter than what it measures."""
+    """The load generator's own cost, and that of the reference node: a stick must be lighter than what it measures."""
     runs, rows = report["runs"], []
     own = lambda run: figure(run, "loadgen", "cpu_us_per_delivered")
     for workload in workloads_of(report):
+        # Open loops spin while they wait: their processor time says nothing.
         if workload.startswith(("connect", "rate")):
             continue
-        reference = of(runs, workload, REFERENCE)
-        mine, theirs = values(reference, own), values(reference, cpu_us)
-        if mine and theirs:
-            lighter = statistics.median(mine) < statistics.median(theirs)
-            rows.append([TITLES[workload], spread(mine), spread(theirs), "yes" if lighter else "**no**"])
-    return table(["workload", "loadgen, us", "reference node, us", "lighter"], rows)
+        cost = {peer: values(of(runs, workload, peer), own) for peer in PEERS}
+        theirs = values(of(runs, workload, REFERENCE), cpu_us)
+        verdict = "–"
+        if cost[REFERENCE] and theirs:
+            verdict = "yes" if statistics.median(cost[REFERENCE]) < statistics.median(theirs) else "**no**"
+        rows.append([TITLES[workload], *(spread(cost[peer]) for peer in PEERS), spread(theirs), verdict])
+    head = ["workload", *(f"loadgen, {peer}" for peer in PEERS), "reference node", "lighter"]
+    return table(head, rows)
+
+
+def limits(report):
+    """Who was the limit in the median run of each; peers with the same answer share a line."""
+    lines = []
+    for workload in workloads_of(report):
+        peers_by_limit = {}
+        for peer in PEERS:
+            run = median_run(of(report["runs"], workload, peer))
+            if run and run["record"].get("limit"):
+                peers_by_limit.setdefault(run["record"]["limit"], []).append(peer)
+        lines += [f"- {TITLES[workload]}; {'; '.join(peers)}: {limit}" for limit, peers in peers_by_limit.items()]
+    return lines
 
 
 def idle_table(report):
@@ -154,7 +199,7 @@ def idle_table(report):
         found = of(runs, workload, peer)
         if found:
             rows.append([
-                peer, spread(values(found, kib)), spread(values(found, percent)), spread(values(found, opened), ",.0f")
+                peer, marked(spread(values(found, kib)), found), spread(values(found, percent)), spread(values(found, opened), ",.0f")
             ])
     return table(["server", "memory each, KiB", "CPU of all, % of a core", "connections/s at set-up"], rows)
 
@@ -171,27 +216,15 @@ def sweep_table(report):
 
 
 def notes(report):
-    """Everything that went wrong, and who was the limit where it was not the server."""
-    lines = []
-    for run in report["runs"]:
-        where = f"{run['workload']}, {run['peer']}, round {run['round']}"
-        if run["error"]:
-            lines.append(f"- {where}: failed: {run['error']}")
-            continue
-        faults = {name: count for name, count in run["record"]["faults"].items() if count}
-        if faults:
-            lines.append(f"- {where}: " + ", ".join(f"{count} {name}" for name, count in faults.items()))
-        rate = figure(run, "traffic", "rate")
-        if rate and run["workload"] != "sweep" and (rate["unsent"] or rate["sent_per_s"] < 0.99 * rate["asked_per_s"]):
-            lines.append(f"- {where}: {rate['sent_per_s']:,.0f}/s of {rate['asked_per_s']:,}/s, {rate['unsent']} not sent")
+    """Everything that went wrong."""
+    failed = [(run, what_failed(run)) for run in report["runs"]]
+    lines = [f"- {run['workload']}, {run['peer']}, round {run['round']}: failed: {why}" for run, why in failed if why]
     return lines or ["- no run failed; nothing was lost, duplicated, reordered or damaged"]
 
 
 def our_failures(report):
-    return [
-        run for run in report["runs"]
-        if run["peer"] in (OURS, OURS_MAC_OFF) and (run["error"] or any(run["record"]["faults"].values()))
-    ]
+    """Runs that make the command fail. A loss of the reference or of NATS is a result."""
+    return [run for run in report["runs"] if run["peer"] not in (REFERENCE, NATS) and what_failed(run)]
 
 
 def summary(report):
@@ -201,6 +234,8 @@ def summary(report):
         f"`{report['command']}`: {report['rounds']} rounds of {report['seconds']} s, every run with a fresh server on one core and the "
         "load on another; payloads of 256 bytes. Median (least–most). Ratios are within a round: below 1, ours is cheaper.",
         "",
+        *(["A quick run: few short rounds, for a first look. Without `--quick` there are more, longer ones and a sweep.", ""]
+          if report.get("quick") else []),
         *(f"- {line}" for line in report["about"]),
         "",
         "## Server CPU per delivered message, us",
@@ -220,7 +255,13 @@ def summary(report):
         *idle_table(report),
         "## Is the stick lighter than what it measures?",
         "",
+        "The load generator's own CPU per delivered message against each server, us; last, the reference node's from the same runs.",
+        "",
         *stick_table(report),
+        "## Who was the limit",
+        "",
+        *limits(report),
+        "",
     ]
     if any(run["workload"] == "sweep" for run in report["runs"]):
         lines += ["## Knee", "", "One sweep each, 16 pairs, a quarter more each step.", "", *sweep_table(report)]
@@ -263,7 +304,7 @@ def readme_table():
     for workload in workloads_of(report):
         if workload.startswith("connect"):
             continue
-        cost = lambda peer: middle(values(of(runs, workload, peer), cpu_us))
+        cost = lambda peer: marked(middle(values(of(runs, workload, peer), cpu_us)), of(runs, workload, peer))
         rows.append([
             TITLES[workload],
             cost(OURS), cost(REFERENCE), spread(ratios(runs, workload, OURS, REFERENCE, cpu_us)),

@@ -4,14 +4,16 @@ import json
 import os
 import tempfile
 import unittest
+from unittest import mock
 
 import summary
 
 
-def run(peer, round_number, cpu=None, p99=None, error=None, lost=0, workload="ping-64"):
+def run(peer, round_number, cpu=None, p99=None, error=None, lost=0, workload="ping-64", rate=None, cores_used=0.5):
     record = {
-        "server": {"cpu_us_per_delivered": cpu},
-        "traffic": {"latency": {"p50_us": 1, "p99_us": p99}, "delivered_per_s": 10.0, "rate": None},
+        "server": {"cpu_us_per_delivered": cpu, "cores_used": cores_used},
+        "traffic": {"latency": {"p50_us": 1, "p99_us": p99}, "delivered": 10, "delivered_per_s": 10.0, "rate": rate},
+        "limit": f"the limit of {peer}",
         "loadgen": {"cpu_us_per_delivered": 1.0},
         "faults": {"lost": lost, "duplicated": 0},
     }
@@ -21,7 +23,7 @@ def run(peer, round_number, cpu=None, p99=None, error=None, lost=0, workload="pi
 def report(runs):
     return {
         "format": summary.FORMAT, "command": "perf", "date": "2026-01-01", "finished_at": "2026-01-01T00:00:00+00:00",
-        "rounds": 3, "seconds": 1, "about": ["machine: a"], "runs": runs,
+        "quick": True, "rounds": 3, "seconds": 1, "about": ["machine: a"], "runs": runs,
     }
 
 
@@ -50,10 +52,32 @@ class Arithmetic(unittest.TestCase):
     def test_losses_and_failures_are_in_the_summary_and_ours_fail_the_command(self):
         runs = [run("ours", 1, 2.0), run("nats", 1, 1.0, lost=7), run("reference", 1, error="it fell over")]
         text = summary.summary(report(runs))
-        self.assertIn("ping-64, nats, round 1: 7 lost", text)
+        self.assertIn("ping-64, nats, round 1: failed: 7 lost", text)
         self.assertIn("ping-64, reference, round 1: failed: it fell over", text)
         self.assertEqual(summary.our_failures(report(runs)), [])
         self.assertEqual(len(summary.our_failures(report([run("ours", 1, lost=1)]))), 1)
+
+    def test_a_failed_run_is_marked_in_its_cell(self):
+        runs = [run("nats", 1, 1.0, lost=7), run("nats", 2, 3.0), run("reference", 1, error="it | fell over")]
+        text = summary.summary(report(runs))
+        self.assertIn("| 2.00 (1.00–3.00) failed 1 of 2: 7 lost |", text)
+        self.assertIn("| – failed 1 of 1: it / fell over |", text)
+
+    def test_a_rate_that_was_not_reached_is_a_failure_except_in_a_sweep(self):
+        missed = {"asked_per_s": 20000, "sent_per_s": 15000.0, "unsent": 3}
+        self.assertEqual(summary.what_failed(run("ours", 1, rate=missed)), "15,000/s of 20,000/s, 3 not sent")
+        self.assertIsNone(summary.what_failed(run("ours", 1, rate=missed, workload="sweep")))
+
+    def test_a_server_that_was_gone_is_a_failure(self):
+        self.assertEqual(summary.what_failed(run("ours", 1, cores_used=None)), "the server was gone at the end")
+
+    def test_only_the_reference_and_nats_may_fail(self):
+        failed = [run(peer, 1, lost=1) for peer in summary.PEERS]
+        self.assertEqual([run["peer"] for run in summary.our_failures(report(failed))], ["ours", "ours, MAC off", "baseline"])
+
+    def test_who_was_the_limit_is_said(self):
+        text = summary.summary(report([run("nats", 1, 1.0, 5), run("nats", 2, 1.0, 7)]))
+        self.assertEqual(text.count("- ping, 64 pairs; nats: the limit of nats"), 1)
 
     def test_a_loadgen_that_is_heavier_than_the_reference_is_said_to_be(self):
         heavy = summary.summary(report([run("reference", 1, 0.5)]))
@@ -68,6 +92,41 @@ class Arithmetic(unittest.TestCase):
             summary.write_report(filed, path)
             with open(path) as file:
                 self.assertEqual(json.load(file), filed)
+
+
+class Readme(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = folder.name
+        for name, value in [("ROOT", self.root), ("README", os.path.join(self.root, "README.md"))]:
+            patched = mock.patch.object(summary, name, value)
+            patched.start()
+            self.addCleanup(patched.stop)
+        with open(summary.README, "w") as file:
+            file.write(f"before\n{summary.BEGIN}\n{summary.END}\nafter\n")
+
+    def file(self, folder, finished_at, cpu):
+        os.makedirs(os.path.join(self.root, "perf-results", folder))
+        filed = {**report([run("ours", 1, cpu)]), "finished_at": finished_at}
+        summary.write_report(filed, os.path.join(self.root, "perf-results", folder, "report.json"))
+
+    def test_the_table_is_that_of_the_result_that_was_finished_last(self):
+        self.file("2026-01-02-a", "2026-01-02T09:00:00+00:00", 2.0)
+        self.file("2026-01-02-a-2", "2026-01-02T08:00:00+00:00", 7.0)
+        summary.rewrite_readme()
+        with open(summary.README) as file:
+            text = file.read()
+        self.assertIn("| ping, 64 pairs | 2.00 |", text)
+        self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n"))
+
+    def test_a_table_that_is_not_of_the_newest_result_is_refused(self):
+        self.file("2026-01-02-a", "2026-01-02T09:00:00+00:00", 2.0)
+        summary.rewrite_readme()
+        summary.check_readme()
+        self.file("2026-01-03-a", "2026-01-03T09:00:00+00:00", 3.0)
+        with self.assertRaises(SystemExit):
+            summary.check_readme()
 
 
 if __name__ == "__main__":
