@@ -68,7 +68,7 @@ pub struct Material {
 
 /// What a received piece of input came to.
 pub enum Arrived<'a> {
-    /// So many more subscriptions are acknowledged, not yet all.
+    /// The opening went on: one more subscription is acknowledged, or the first are asked for.
     Subscribed,
     /// All of them are; messages may be sent.
     Ready,

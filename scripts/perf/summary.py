@@ -264,7 +264,8 @@ def summary(report):
         "",
     ]
     if any(run["workload"] == "sweep" for run in report["runs"]):
-        lines += ["## Knee", "", "One sweep each, 16 pairs, a quarter more each step.", "", *sweep_table(report)]
+        lines += ["## Knee", "", "One sweep each, 16 pairs, a quarter more each step. One disturbance ends a sweep, so that a single one is a first look "
+                  "and its knee no figure to quote.", "", *sweep_table(report)]
     lines += [
         "## What went wrong",
         "",
