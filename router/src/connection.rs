@@ -16,6 +16,7 @@ use slim_proto::name::RouteName;
 use slim_proto::route_header::DecodeError;
 use slim_ring::SocketId;
 
+use crate::acknowledge::Acknowledgement;
 use crate::egress::Egress;
 use crate::limits;
 use crate::parked::Parked;
@@ -41,8 +42,7 @@ pub struct Connection {
     pub withheld_bytes: u32,
     pub heard_at: Instant,
     pub pinged_at: Option<Instant>,
-    /// When it received something over TCP that no send of ours has acknowledged since.
-    pub unacknowledged_since: Option<Instant>,
+    pub acknowledgement: Acknowledgement,
     /// Since when the kernel took nothing of what waits, and what it had taken by then.
     stalled: Option<(Instant, u64)>,
     /// Has something to send at the end of this turn.
@@ -128,7 +128,7 @@ impl Connection {
             withheld_bytes: 0,
             heard_at: now,
             pinged_at: None,
-            unacknowledged_since: None,
+            acknowledgement: Acknowledgement::default(),
             stalled: None,
             dirty: true,
             closing: false,

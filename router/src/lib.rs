@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod routes;
 
 mod accept;
+mod acknowledge;
 mod connection;
 mod control;
 mod egress;

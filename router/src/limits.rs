@@ -84,6 +84,10 @@ pub const SHARE_BYTES_MIN: usize = 32_768;
 /// 40 ms and more, and clients do not send their next small message before (dataplane 1.5).
 pub const TCP_ACK_DELAY: Duration = Duration::from_millis(2);
 
+/// The same for a client that is known to wait for answers and not for acknowledgements: shorter than the kernel's own
+/// choice, so that we still learn when no answer comes.
+pub const TCP_ACK_DELAY_LONG: Duration = Duration::from_millis(35);
+
 /// Bytes of a message up to the end of its header, which every receiver gets a copy of. Clients send about 500; above,
 /// the message is dropped and counted, for a fan-out would multiply it.
 pub const HEAD_BYTES_MAX: usize = 65_536;

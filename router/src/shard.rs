@@ -99,8 +99,9 @@ pub struct Core {
     delivered_before: u64,
     /// Publishers that nothing holds and that go on next turn, for this one has done enough.
     pub postponed: Vec<Slot>,
-    /// Receivers of bytes whose acknowledgement is due, oldest first; entries of connections that were sent to are stale.
-    unacknowledged: VecDeque<(Instant, Slot)>,
+    /// By [`Delay`](crate::acknowledge::Delay): when something came that TCP should acknowledge, and where; oldest first.
+    /// Entries of connections that were sent to meanwhile are stale, and dropped as they come to the front.
+    unacknowledged: [VecDeque<(Instant, Slot)>; 2],
     /// Sockets to close, and to half-close, at the end of the turn.
     closing: Vec<SocketId>,
     half_closing: Vec<SocketId>,
@@ -177,7 +178,7 @@ impl Shard {
             unfinished_bytes: 0,
             delivered_before: 0,
             postponed: Vec::new(),
-            unacknowledged: VecDeque::new(),
+            unacknowledged: Default::default(),
             closing: Vec::new(),
             half_closing: Vec::new(),
         };
@@ -567,7 +568,7 @@ impl Core {
             };
             connection.dirty = false;
             if let Some(buffers) = connection.egress.take(&mut self.pool) {
-                connection.unacknowledged_since = None;
+                connection.acknowledgement.sent();
                 ring.send(connection.socket, buffers);
             }
         }
