@@ -12,18 +12,34 @@ const IDENTITY_BYTES: usize = 230;
 ///
 /// - `payload_bytes`: of the application's blob; about 450 bytes of header and wrapping come on top.
 pub fn signed(payload_bytes: usize) -> Vec<u8> {
-    sign_message(&link_mac(0), &unsigned(payload_bytes)).expect("a whole publish can be signed")
+    let [message, _] = signed_pair(payload_bytes);
+    message
+}
+
+/// Two publishes that differ in their identity tokens, as any two of a client do that has a fresh one for each. A link
+/// that sees them in turn has no tag at hand, only the hash of what is before the token.
+pub fn signed_pair(payload_bytes: usize) -> [Vec<u8>; 2] {
+    ["i", "j"].map(|letter| {
+        let message = unsigned(payload_bytes, letter.repeat(IDENTITY_BYTES));
+        sign_message(&mut link_mac(0), &message).expect("a whole publish can be signed")
+    })
 }
 
 /// A signed publish that is `message_bytes` long in all.
 pub fn signed_of(message_bytes: usize) -> Vec<u8> {
+    let [message, _] = signed_pair_of(message_bytes);
+    message
+}
+
+/// As [`signed_pair`], for messages that are `message_bytes` long in all.
+pub fn signed_pair_of(message_bytes: usize) -> [Vec<u8>; 2] {
     let overhead_bytes = signed(message_bytes).len() - message_bytes;
     let guess = signed(message_bytes.saturating_sub(overhead_bytes));
     // The shorter blob may have needed fewer bytes for its lengths.
     let missing_bytes = message_bytes - guess.len();
-    let message = signed(message_bytes.saturating_sub(overhead_bytes) + missing_bytes);
-    assert_eq!(message.len(), message_bytes, "no publish is this short");
-    message
+    let pair = signed_pair(message_bytes.saturating_sub(overhead_bytes) + missing_bytes);
+    assert_eq!(pair[0].len(), message_bytes, "no publish is this short");
+    pair
 }
 
 /// The MAC of one of the links in a benchmark.
@@ -37,11 +53,11 @@ pub fn link_mac(link: u16) -> LinkMac {
     )
 }
 
-fn unsigned(payload_bytes: usize) -> Vec<u8> {
+fn unsigned(payload_bytes: usize, identity: String) -> Vec<u8> {
     let header = wire::SlimHeader {
         source: Some(Name::new("agntcy", "default", "alice").to_wire()),
         destination: Some(Name::new("agntcy", "default", "bob").to_wire()),
-        identity: "i".repeat(IDENTITY_BYTES),
+        identity,
         fanout: 1,
         version: "3.4.6".to_owned(),
         ttl: TTL_INITIAL,
@@ -86,11 +102,11 @@ mod tests {
             let mut preimage = Preimage::new();
             preimage.build(&message, &header);
             assert_eq!(
-                link_mac(0).check(&preimage, &message, &header),
+                link_mac(0).check(&mut preimage, &message, &header),
                 TagState::Valid
             );
             assert_eq!(
-                link_mac(1).check(&preimage, &message, &header),
+                link_mac(1).check(&mut preimage, &message, &header),
                 TagState::Wrong
             );
             assert!(header.is_patchable());

@@ -131,7 +131,7 @@ impl Template {
     pub fn new(
         source: &Name,
         flow: &Flow,
-        mac: Option<&LinkMac>,
+        mut mac: Option<&mut LinkMac>,
         tokens: &[String],
         flows: usize,
     ) -> Self {
@@ -172,10 +172,12 @@ impl Template {
         };
         let most = (TAGS_MAX / flows.max(1)).max(FLOW_TAGS_MIN);
         template.tags = (0..tokens.len().min(most))
-            .map(|turn| match (mac, template.token(tokens, turn)) {
-                (Some(mac), Some(token)) => template.sign(mac, token),
-                _ => [0; TAG_BYTES],
-            })
+            .map(
+                |turn| match (mac.as_deref_mut(), template.token(tokens, turn)) {
+                    (Some(mac), Some(token)) => template.sign(mac, token),
+                    _ => [0; TAG_BYTES],
+                },
+            )
             .collect();
         template
     }
@@ -232,7 +234,7 @@ impl Template {
     }
 
     /// The tag of these headers with another token. The payload is not covered, so none is there.
-    fn sign(&self, mac: &LinkMac, token: &str) -> [u8; TAG_BYTES] {
+    fn sign(&self, mac: &mut LinkMac, token: &str) -> [u8; TAG_BYTES] {
         let mut headers = self.headers.clone();
         headers[self.identity.clone()].copy_from_slice(token.as_bytes());
         let mut message = Vec::with_capacity(headers.len() + 8);
@@ -279,7 +281,7 @@ fn message_id(sequence: u64) -> [u8; 4] {
 }
 
 /// The tag of a message of our own making.
-fn tag_of(mac: &LinkMac, message: &[u8]) -> [u8; TAG_BYTES] {
+fn tag_of(mac: &mut LinkMac, message: &[u8]) -> [u8; TAG_BYTES] {
     let Ok(Parsed::Routed(header)) = route_header::parse(message) else {
         unreachable!(
             "it was built by this module from prost's types, with all that a routed message needs"
@@ -287,7 +289,7 @@ fn tag_of(mac: &LinkMac, message: &[u8]) -> [u8; TAG_BYTES] {
     };
     let mut preimage = Preimage::new();
     preimage.build(message, &header);
-    mac.tag(&preimage, TTL_INITIAL)
+    mac.tag(&mut preimage, TTL_INITIAL)
 }
 
 /// Where two texts of one length differ, first to last byte.
@@ -370,7 +372,7 @@ pub fn subscribe(
     name: &Name,
     subscription_id: u64,
     identity: &str,
-    mac: Option<&LinkMac>,
+    mac: Option<&mut LinkMac>,
 ) -> Vec<u8> {
     let build = |tag: Option<Vec<u8>>| {
         framed(wire::message::MessageType::Subscribe(wire::Subscribe {
@@ -407,7 +409,7 @@ fn framed(message_type: wire::message::MessageType) -> Vec<u8> {
 
 /// Whether a received message is whole, and signed for the link it came on. Costs as much as a real client's look at it,
 /// so it is taken of samples.
-pub fn is_sound(message: &[u8], mac: Option<&LinkMac>, preimage: &mut Preimage) -> bool {
+pub fn is_sound(message: &[u8], mac: Option<&mut LinkMac>, preimage: &mut Preimage) -> bool {
     let Ok(Parsed::Routed(header)) = route_header::parse(message) else {
         return false;
     };
@@ -438,12 +440,12 @@ mod tests {
 
     #[test]
     fn every_patched_message_parses_verifies_and_differs_in_what_it_should() {
-        let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
+        let mut mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let tokens = tokens().unwrap();
         let (source, flow) = (name("requester", 42), flow());
         let filler = filler(3_000_000);
         for flows in [1, 2_000, 1_000_000] {
-            let mut template = Template::new(&source, &flow, Some(&mac), &tokens, flows);
+            let mut template = Template::new(&source, &flow, Some(&mut mac), &tokens, flows);
             let sizes = [24, 25, 119, 127, 128, 256, 4_096, 16_383, 16_384, 3_000_000];
             for sequence in 0..2 * TOKENS as u64 {
                 let payload_bytes = if sequence < 10 {
@@ -461,7 +463,7 @@ mod tests {
                 template.write(&tokens, stamp, &filler, &mut out);
                 let message = &out[6 + PREFIX_BYTES..];
                 assert_eq!(out[7..11], (message.len() as u32).to_be_bytes());
-                assert!(is_sound(message, Some(&mac), &mut Preimage::new()));
+                assert!(is_sound(message, Some(&mut mac), &mut Preimage::new()));
                 assert_eq!(Stamp::of_message(message), Some(stamp));
 
                 let decoded = wire::Message::decode(message).unwrap();
@@ -521,9 +523,9 @@ mod tests {
 
     #[test]
     fn one_bit_of_another_header_is_not_sound() {
-        let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
+        let mut mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let tokens = tokens().unwrap();
-        let mut template = Template::new(&name("requester", 42), &flow(), Some(&mac), &tokens, 1);
+        let mut template = Template::new(&name("requester", 42), &flow(), Some(&mut mac), &tokens, 1);
         let stamp = Stamp {
             flow: 3,
             sequence: 0,
@@ -536,7 +538,7 @@ mod tests {
         out[PREFIX_BYTES + 3 + template.identity.start] ^= 1;
         assert!(!is_sound(
             &out[PREFIX_BYTES..],
-            Some(&mac),
+            Some(&mut mac),
             &mut Preimage::new()
         ));
     }
@@ -589,18 +591,18 @@ mod tests {
 
     #[test]
     fn a_subscribe_is_signed() {
-        let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
+        let mut mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let name = Name::new("org", "ns", "app").with_id(InstanceId::new(42));
-        let framed = subscribe(&name, &name, 9, "token", Some(&mac));
+        let framed = subscribe(&name, &name, 9, "token", Some(&mut mac));
         assert!(is_sound(
             &framed[PREFIX_BYTES..],
-            Some(&mac),
+            Some(&mut mac),
             &mut Preimage::new()
         ));
-        let other = LinkMac::new(&LinkKey::from_bytes([8; 32]), "a link");
+        let mut other = LinkMac::new(&LinkKey::from_bytes([8; 32]), "a link");
         assert!(!is_sound(
             &framed[PREFIX_BYTES..],
-            Some(&other),
+            Some(&mut other),
             &mut Preimage::new()
         ));
     }

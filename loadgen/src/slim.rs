@@ -164,7 +164,7 @@ impl SlimLink {
         while asked < names.len() && asked - acknowledged < SUBSCRIBING_MAX {
             let id = asked as u64 + 1;
             let name = &names[asked];
-            let request = subscribe(&self.opening.name, name, id, token, self.mac.as_ref());
+            let request = subscribe(&self.opening.name, name, id, token, self.mac.as_mut());
             self.data.extend_from_slice(&request);
             asked += 1;
         }
@@ -180,7 +180,7 @@ impl SlimLink {
             .iter()
             .map(|flow| {
                 let (name, tokens) = (&self.opening.name, &self.material.tokens);
-                Template::new(name, flow, self.mac.as_ref(), tokens, flows.len())
+                Template::new(name, flow, self.mac.as_mut(), tokens, flows.len())
             })
             .collect();
         self.stage = Stage::Ready;
@@ -255,7 +255,7 @@ impl Link for SlimLink {
     }
 
     fn is_sound(&mut self, message: &[u8]) -> bool {
-        message::is_sound(message, self.mac.as_ref(), &mut self.preimage)
+        message::is_sound(message, self.mac.as_mut(), &mut self.preimage)
     }
 
     fn during(&self) -> &'static str {

@@ -4,6 +4,7 @@
 //! rule that nothing else is sent before the reply (dataplane 5.1). The MAC is a checksum between
 //! neighbours, not authentication: replays and reflections verify, payloads are outside (trap T5).
 
+mod hmac;
 mod key;
 mod mac;
 mod negotiation;

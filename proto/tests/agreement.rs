@@ -202,7 +202,7 @@ fn with_header(mut message: wire::Message, header: wire::SlimHeader) -> wire::Me
 fn tag_of(message: &[u8], header: &RouteHeader, ttl: u32) -> [u8; 32] {
     let mut preimage = Preimage::new();
     preimage.build(message, header);
-    LinkMac::new(&LinkKey::from_bytes(KEY), LINK_ID).tag(&preimage, ttl)
+    LinkMac::new(&LinkKey::from_bytes(KEY), LINK_ID).tag(&mut preimage, ttl)
 }
 
 /// The tag by the letter of dataplane 5.5, from decoded values.

@@ -106,17 +106,17 @@ fn what_the_dialer_signs_the_acceptor_verifies() {
     let (dialing, request) = dialer().dial().unwrap();
     let accepted = acceptor().accept(&request).unwrap();
     let established = dialing.complete(&accepted.reply).unwrap();
-    let dialer_mac = LinkMac::new(&established.key.unwrap(), &established.link_id);
-    let acceptor_mac = LinkMac::new(&accepted.key.unwrap(), &accepted.link_id);
+    let mut dialer_mac = LinkMac::new(&established.key.unwrap(), &established.link_id);
+    let mut acceptor_mac = LinkMac::new(&accepted.key.unwrap(), &accepted.link_id);
 
     let unsigned = peer_subscribe(Name::new("org", "ns", "app").to_wire(), 7, 8);
-    let signed = sign_message(&dialer_mac, &unsigned).unwrap();
+    let signed = sign_message(&mut dialer_mac, &unsigned).unwrap();
     let Ok(Parsed::Routed(header)) = parse(&signed) else {
         panic!("not routed")
     };
     let mut preimage = Preimage::new();
     preimage.build(&signed, &header);
-    assert!(acceptor_mac.verify(&preimage, 8, header.tag(&signed).unwrap()));
+    assert!(acceptor_mac.verify(&mut preimage, 8, header.tag(&signed).unwrap()));
 }
 
 #[test]

@@ -159,9 +159,9 @@ fn the_subscribe_vector_is_built_and_signed_alike() {
         message_type: Some(wire::message::MessageType::Subscribe(subscribe)),
         metadata: Default::default(),
     };
-    let mac = LinkMac::new(&counting_key(0), LINK_1);
+    let mut mac = LinkMac::new(&counting_key(0), LINK_1);
     assert_eq!(
-        sign_message(&mac, &message.encode_to_vec()).unwrap(),
+        sign_message(&mut mac, &message.encode_to_vec()).unwrap(),
         hex(SUBSCRIBE)
     );
 }
@@ -169,19 +169,19 @@ fn the_subscribe_vector_is_built_and_signed_alike() {
 #[test]
 fn the_header_mac_vectors_verify() {
     let message = hex(SUBSCRIBE);
-    let preimage = preimage_of(&message);
-    let mac = LinkMac::new(&counting_key(0), LINK_1);
+    let mut preimage = preimage_of(&message);
+    let mut mac = LinkMac::new(&counting_key(0), LINK_1);
     let tag = hex("d4bb59d8222a777c5c7afccc43a0953245399dcbe2451aa91540d5522f2115fb");
-    assert_eq!(mac.tag(&preimage, 8)[..], tag);
-    assert!(mac.verify(&preimage, 8, &tag));
-    assert!(!mac.verify(&preimage, 7, &tag));
-    assert!(!mac.verify(&preimage, 8, &tag[1..]));
-    assert!(!LinkMac::new(&counting_key(0), LINK_2).verify(&preimage, 8, &tag));
+    assert_eq!(mac.tag(&mut preimage, 8)[..], tag);
+    assert!(mac.verify(&mut preimage, 8, &tag));
+    assert!(!mac.verify(&mut preimage, 7, &tag));
+    assert!(!mac.verify(&mut preimage, 8, &tag[1..]));
+    assert!(!LinkMac::new(&counting_key(0), LINK_2).verify(&mut preimage, 8, &tag));
 
     let classical = hex("4d75a6d9955cf4a8cfe7f09e79b455d1da8a8581ea99663aca407eaf7c3e2aac");
-    let mac = LinkMac::new(&LinkKey::from_bytes(classical.try_into().unwrap()), LINK_1);
+    let mut mac = LinkMac::new(&LinkKey::from_bytes(classical.try_into().unwrap()), LINK_1);
     let tag = hex("8883cb0901a650ecdc88f481bc1a65424df6b6d32e2db2f1195460ae1164ff50");
-    assert_eq!(mac.tag(&preimage, 8)[..], tag);
+    assert_eq!(mac.tag(&mut preimage, 8)[..], tag);
 }
 
 #[test]
@@ -195,12 +195,12 @@ fn the_publish_vector_is_patched_at_the_published_offsets() {
         Name::new("agntcy", "default", "alice").route_name()
     );
     assert!(header.is_patchable());
-    let preimage = preimage_of(&received);
-    let ingress = LinkMac::new(&counting_key(0), LINK_1);
-    assert!(ingress.verify(&preimage, header.ttl, header.tag(&received).unwrap()));
+    let mut preimage = preimage_of(&received);
+    let mut ingress = LinkMac::new(&counting_key(0), LINK_1);
+    assert!(ingress.verify(&mut preimage, header.ttl, header.tag(&received).unwrap()));
 
-    let egress = LinkMac::new(&counting_key(0x80), LINK_2);
-    let tag = egress.tag(&preimage, header.ttl_forwarded());
+    let mut egress = LinkMac::new(&counting_key(0x80), LINK_2);
+    let tag = egress.tag(&mut preimage, header.ttl_forwarded());
     let mut head = received[..header.head_len()].to_vec();
     header.patch(&mut head, &tag);
     let forwarded = [&head, &received[header.head_len()..]].concat();
@@ -236,9 +236,9 @@ fn the_publish_vector_is_built_alike() {
         message_type: Some(wire::message::MessageType::Publish(publish)),
         metadata: [("k".to_owned(), "v".to_owned())].into(),
     };
-    let mac = LinkMac::new(&counting_key(0), LINK_1);
+    let mut mac = LinkMac::new(&counting_key(0), LINK_1);
     assert_eq!(
-        sign_message(&mac, &message.encode_to_vec()).unwrap(),
+        sign_message(&mut mac, &message.encode_to_vec()).unwrap(),
         hex(PUBLISH)
     );
 }

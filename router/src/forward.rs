@@ -112,7 +112,7 @@ impl Core {
             self.counters.dropped_receiver_left.add(1);
             return false;
         };
-        let Phase::Open(link) = &target.phase else {
+        let Phase::Open(link) = &mut target.phase else {
             self.counters.dropped_receiver_left.add(1);
             return false;
         };
@@ -137,8 +137,8 @@ impl Core {
         };
         let tag = link
             .mac
-            .as_ref()
-            .map(|mac| mac.tag(&self.preimage, header.ttl_forwarded()));
+            .as_mut()
+            .map(|mac| mac.tag(&mut self.preimage, header.ttl_forwarded()));
         let outgoing = match &other_form {
             None => Outgoing {
                 header,

@@ -247,12 +247,12 @@ impl Core {
         shared: Option<&Bytes>,
         header: RouteHeader,
     ) -> Result<(), End> {
-        let Phase::Open(link) = &connection.phase else {
+        let Phase::Open(link) = &mut connection.phase else {
             return Ok(());
         };
         self.preimage.build(message, &header);
-        let state = match &link.mac {
-            Some(mac) => mac.check(&self.preimage, message, &header),
+        let state = match &mut link.mac {
+            Some(mac) => mac.check(&mut self.preimage, message, &header),
             None => TagState::unkeyed(message, &header),
         };
         let policy = self.acceptors[usize::from(connection.listener)].policy;

@@ -51,7 +51,7 @@ fn the_published_publish_is_forwarded_with_another_ttl_and_tag_and_no_other_chan
             receivers.push(receiver);
             let mut message = wire::Message::decode(&hex(PUBLISH)[..]).unwrap();
             header_mut(&mut message).fanout = fanout;
-            let sent = sign_message(sender.mac(), &message.encode_to_vec()).unwrap();
+            let sent = sign_message(&mut sender.mac().clone(), &message.encode_to_vec()).unwrap();
             assert_eq!((sent.len(), sent[TTL_AT]), (259, 8));
             sender.send_bytes(&sent);
             for receiver in &mut receivers {
@@ -72,7 +72,7 @@ fn the_published_publish_is_forwarded_with_another_ttl_and_tag_and_no_other_chan
 fn the_published_subscribe_is_acknowledged_in_the_published_bytes() {
     let router = TestRouter::start(1);
     let mut client = router.connect();
-    let subscribe = sign_message(client.mac(), &hex(SUBSCRIBE)).unwrap();
+    let subscribe = sign_message(&mut client.mac().clone(), &hex(SUBSCRIBE)).unwrap();
     client.send_bytes(&subscribe);
     let ack = Event::Message(hex("320c08ef9bafcdf8acd191011001"));
     assert_eq!(client.http2.next_event(), ack);

@@ -243,7 +243,7 @@ fn on_routed(
     let (state, is_patchable) = match peer.mac() {
         Some(mac) => {
             preimage.build(message, header);
-            let state = mac.check(preimage, message, header);
+            let state = mac.borrow_mut().check(preimage, message, header);
             (state, header.is_patchable())
         }
         None => {
@@ -403,11 +403,11 @@ mod tests {
         }
     }
 
-    fn is_valid(mac: &LinkMac, message: &[u8]) -> bool {
+    fn is_valid(mac: &mut LinkMac, message: &[u8]) -> bool {
         let header = routed(message);
         let mut preimage = Preimage::new();
         preimage.build(message, &header);
-        mac.check(&preimage, message, &header) == TagState::Valid
+        mac.check(&mut preimage, message, &header) == TagState::Valid
     }
 
     #[test]
@@ -418,7 +418,7 @@ mod tests {
         let [Some(copy), None] = world.received() else {
             panic!("one has it");
         };
-        assert!(is_valid(&publishes::link_mac(1), &copy));
+        assert!(is_valid(&mut publishes::link_mac(1), &copy));
         assert_eq!(routed(&copy).ttl + 1, routed(&message).ttl);
         assert_eq!(copy.len(), message.len());
     }
@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn a_publisher_does_not_receive_its_own_message() {
         let world = World::new(Mac::On);
-        let message = sign_message(&publishes::link_mac(1), &publishes::signed(100)).unwrap();
+        let message = sign_message(&mut publishes::link_mac(1), &publishes::signed(100)).unwrap();
         world.send(&message, &world.receivers[0]);
         assert!(matches!(world.received(), [None, Some(_)]));
     }

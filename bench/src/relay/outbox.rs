@@ -26,7 +26,7 @@ pub const SEND_BYTES_MAX: usize = 32_768;
 pub struct Peer {
     /// Of its task.
     waker: Waker,
-    mac: Option<LinkMac>,
+    mac: Option<RefCell<LinkMac>>,
     outbox: RefCell<Outbox>,
     /// Receivers that this publisher waits for.
     holds: Cell<u32>,
@@ -43,13 +43,13 @@ impl Peer {
     pub fn new(waker: Waker, mac: Option<LinkMac>) -> Peer {
         Peer {
             waker,
-            mac,
+            mac: mac.map(RefCell::new),
             outbox: RefCell::default(),
             holds: Cell::new(0),
         }
     }
 
-    pub fn mac(&self) -> Option<&LinkMac> {
+    pub fn mac(&self) -> Option<&RefCell<LinkMac>> {
         self.mac.as_ref()
     }
 
@@ -69,11 +69,14 @@ impl Peer {
         &self,
         message: &[u8],
         header: &RouteHeader,
-        preimage: &Preimage,
+        preimage: &mut Preimage,
         publisher: &Rc<Peer>,
     ) {
         self.push(message, |copy| match &self.mac {
-            Some(mac) => header.patch(copy, &mac.tag(preimage, header.ttl_forwarded())),
+            Some(mac) => header.patch(
+                copy,
+                &mac.borrow_mut().tag(preimage, header.ttl_forwarded()),
+            ),
             None => header.patch_ttl(copy),
         });
         let outbox = &mut *self.outbox.borrow_mut();
@@ -149,7 +152,7 @@ mod tests {
             panic!("not routed");
         };
         while receiver.waiting_bytes() <= OUTBOX_BYTES {
-            receiver.push_publish(&message, &header, &Preimage::new(), publisher);
+            receiver.push_publish(&message, &header, &mut Preimage::new(), publisher);
         }
     }
 

@@ -334,8 +334,8 @@ impl Node {
         };
         let mut preimage = Preimage::new();
         preimage.build(&message, &header);
-        let mac = connection.mac.as_ref();
-        if mac.is_none_or(|mac| mac.check(&preimage, &message, &header) != TagState::Valid) {
+        let mac = connection.mac.as_mut();
+        if mac.is_none_or(|mac| mac.check(&mut preimage, &message, &header) != TagState::Valid) {
             self.books.refused += 1;
             return;
         }
@@ -487,8 +487,8 @@ impl Node {
         preimage.build(&message, &header);
         let tag = connection
             .mac
-            .as_ref()?
-            .tag(&preimage, header.ttl_forwarded());
+            .as_mut()?
+            .tag(&mut preimage, header.ttl_forwarded());
         header.patch(&mut message, &tag);
         let nth = connection.written + connection.waiting.len() as u64;
         let is_looked_at = nth.is_multiple_of(SAMPLE_MESSAGES);

@@ -243,7 +243,7 @@ impl Client {
         preimage.build(message, &header);
         let tag = header.tag(message).expect("a tag");
         assert!(
-            self.mac.verify(&preimage, header.ttl, tag),
+            self.mac.clone().verify(&mut preimage, header.ttl, tag),
             "the header MAC of what arrived is wrong"
         );
     }

@@ -112,6 +112,6 @@ pub fn sign(mac: &LinkMac, message: &wire::Message) -> Vec<u8> {
     };
     let mut preimage = Preimage::new();
     preimage.build(&encoded, &header);
-    header_mut(&mut message).header_mac = Some(mac.tag(&preimage, header.ttl).to_vec());
+    header_mut(&mut message).header_mac = Some(mac.clone().tag(&mut preimage, header.ttl).to_vec());
     message.encode_to_vec()
 }

@@ -132,7 +132,7 @@ fn signed(mac: &LinkMac, message_type: MessageType) -> Vec<u8> {
         message_type: Some(message_type),
         metadata: Default::default(),
     };
-    let message = sign_message(mac, &message.encode_to_vec()).expect("it is complete");
+    let message = sign_message(&mut mac.clone(), &message.encode_to_vec()).expect("it is complete");
     framed(&message)
 }
 
