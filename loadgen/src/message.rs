@@ -525,7 +525,8 @@ mod tests {
     fn one_bit_of_another_header_is_not_sound() {
         let mut mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "a link");
         let tokens = tokens().unwrap();
-        let mut template = Template::new(&name("requester", 42), &flow(), Some(&mut mac), &tokens, 1);
+        let mut template =
+            Template::new(&name("requester", 42), &flow(), Some(&mut mac), &tokens, 1);
         let stamp = Stamp {
             flow: 3,
             sequence: 0,

@@ -46,6 +46,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// taken in may exceed it.
 pub const STAGE_DELIVERIES: u64 = 32_768;
 
+/// Bytes read in one turn. Reached: as with deliveries. What one receiver gets of them fits into one send.
+pub const STAGE_RECEIVED_BYTES: usize = 262_144;
+
 /// Time between two looks at deadlines. No deadline is met more exactly than this.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 

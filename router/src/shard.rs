@@ -42,6 +42,8 @@ pub struct Shard {
     core: Core,
     listeners: Vec<Listening>,
     orders: Arc<Orders>,
+    /// Events that the last turn had no time for. Not more than the ring's completion queue and its receive buffers hold.
+    postponed_events: VecDeque<Event>,
     sweep_at: Instant,
     sweep_part: u32,
     drain: Drain,
@@ -97,6 +99,8 @@ pub struct Core {
     pub unfinished_bytes: usize,
     /// `messages_delivered` as this stage of the turn began.
     delivered_before: u64,
+    /// Bytes read from sockets in this stage.
+    stage_received_bytes: usize,
     /// Publishers that nothing holds and that go on next turn, for this one has done enough.
     pub postponed: Vec<Slot>,
     /// By [`Delay`](crate::acknowledge::Delay): when something came that TCP should acknowledge, and where; oldest first.
@@ -177,6 +181,7 @@ impl Shard {
             parked_bytes: 0,
             unfinished_bytes: 0,
             delivered_before: 0,
+            stage_received_bytes: 0,
             postponed: Vec::new(),
             unacknowledged: Default::default(),
             closing: Vec::new(),
@@ -187,6 +192,7 @@ impl Shard {
             core,
             listeners: Vec::new(),
             orders,
+            postponed_events: VecDeque::new(),
             sweep_at: now,
             sweep_part: 0,
             drain: Drain::No,
@@ -213,7 +219,7 @@ impl Shard {
             let patience = due
                 .min(self.sweep_at)
                 .saturating_duration_since(self.core.now);
-            let wait = if self.core.postponed.is_empty() {
+            let wait = if self.core.postponed.is_empty() && self.postponed_events.is_empty() {
                 self.core.mesh.may_wait(patience)
             } else {
                 Duration::ZERO
@@ -222,11 +228,7 @@ impl Shard {
             self.core.mesh.awake();
             self.core.now = Instant::now();
             self.core.begin_stage();
-            while !self.core.has_done_enough()
-                && let Some(event) = self.ring.next_event()
-            {
-                self.on_event(event);
-            }
+            self.take_events();
             self.core.begin_stage();
             self.core.receive_mesh(&mut self.ring);
             if self.core.now >= self.sweep_at {
@@ -247,9 +249,28 @@ impl Shard {
         }
     }
 
+    /// Deals with what came, as far as one turn should; the rest waits, in order. Sends that are done do not wait: until
+    /// they are known, nothing more can be sent to their receivers.
+    fn take_events(&mut self) {
+        while let Some(event) = self.ring.next_event() {
+            let is_late = !self.postponed_events.is_empty() || self.core.has_done_enough();
+            if is_late && !matches!(event, Event::Sent { .. }) {
+                self.postponed_events.push_back(event);
+            } else {
+                self.on_event(event);
+            }
+        }
+        while !self.core.has_done_enough()
+            && let Some(event) = self.postponed_events.pop_front()
+        {
+            self.on_event(event);
+        }
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Received { socket, buffer } => {
+                self.core.stage_received_bytes += buffer.len();
                 let slot = Slot::from(socket);
                 if let Some(mut connection) = self.core.connections.take(slot) {
                     let received = match connection.phase {
@@ -448,12 +469,15 @@ impl Core {
     /// Reads, parcels and parked messages have a share of a turn each, so that none of them waits for the others for ever.
     fn begin_stage(&mut self) {
         self.delivered_before = self.counters.messages_delivered.get();
+        self.stage_received_bytes = 0;
     }
 
-    /// Whether this stage has delivered so much that it should be sent before more is taken in. One message to a large
-    /// group is much work, and nobody is sent anything while a turn lasts.
+    /// Whether this stage has taken in or delivered so much that it should be sent before more is taken in. One message to a
+    /// large group is much work, and nobody is sent anything while a turn lasts. And what was read is best sent while it
+    /// is still in the cache, before receivers have more ready than one send takes.
     pub fn has_done_enough(&self) -> bool {
         self.counters.messages_delivered.get() - self.delivered_before >= limits::STAGE_DELIVERIES
+            || self.stage_received_bytes >= limits::STAGE_RECEIVED_BYTES
     }
 
     /// Lets publishers go on that the last turn had no time for.

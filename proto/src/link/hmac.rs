@@ -1,8 +1,8 @@
 //! HMAC-SHA256 (RFC 2104) for messages that resemble each other.
 //!
 //! What the tags of one link are computed over differs little from message to message: the names at its beginning stay,
-//! the token after them changes with a client's every batch, or every hour. So the hash is kept after every block of the
-//! last message, and the next one is hashed from the first block that differs. The compression function is that of
+//! the token after them changes with a client's every batch, or every hour. So the hash is kept where the
+//! last message began to differ from the one before it, and the next one is hashed from there. The compression function is that of
 //! `sha2`; only the order in which blocks reach it is ours.
 
 use sha2::block_api::compress256;
@@ -26,7 +26,6 @@ const INITIAL: [u32; 8] = [
     0x5be0_cd19,
 ];
 
-type Block = [u8; BLOCK_BYTES];
 type State = [u32; 8];
 
 /// A key, and what every message under it begins with.
@@ -105,24 +104,24 @@ fn to_bytes(state: State) -> [u8; TAG_BYTES] {
     bytes
 }
 
-/// The last message under one key, block by block. Its memory grows to the longest message seen, and is 3 KiB at most.
+/// The last message under one key, and the hash where the one before it ceased to be like it. Its memory grows to the
+/// longest message seen, and is 2 KiB at most.
 #[derive(Clone, Default)]
 pub(super) struct Trail {
-    steps: Vec<Step>,
+    /// The message, in whole blocks.
+    last: Vec<u8>,
+    /// After so many blocks of it ...
+    known_blocks: usize,
+    /// ... this is the hash. Messages that change from one place on are hashed from there, in one go.
+    known: Option<State>,
     tag: [u8; TAG_BYTES],
-}
-
-#[derive(Clone)]
-struct Step {
-    block: Block,
-    after: State,
 }
 
 impl Trail {
     /// The tag of a message.
     ///
     /// - `key`: the same at every call.
-    /// - `message`: whole blocks; see [`Key::pad`].
+    /// - `message`: whole blocks, at least one; see [`Key::pad`].
     pub fn tag(&mut self, key: &Key, message: &[u8]) -> [u8; TAG_BYTES] {
         let (blocks, rest) = message.as_chunks::<BLOCK_BYTES>();
         debug_assert!(rest.is_empty(), "padded to whole blocks");
@@ -131,25 +130,26 @@ impl Trail {
             compress256(&mut state, blocks);
             return key.finish(state);
         }
-        let same = self
-            .steps
+        let (last, _) = self.last.as_chunks::<BLOCK_BYTES>();
+        let same = last
             .iter()
             .zip(blocks)
-            .take_while(|(step, block)| step.block == **block)
+            .take_while(|(last, now)| last == now)
             .count();
-        if same == blocks.len() && same == self.steps.len() {
+        if same == blocks.len() && same == last.len() {
             return self.tag;
         }
-        self.steps.truncate(same);
-        self.steps.reserve_exact(blocks.len() - same);
-        let mut state = self.steps.last().map_or(key.inner, |step| step.after);
-        for block in &blocks[same..] {
-            compress256(&mut state, std::slice::from_ref(block));
-            self.steps.push(Step {
-                block: *block,
-                after: state,
-            });
-        }
+        let (mut state, from) = match self.known {
+            Some(state) if self.known_blocks <= same => (state, self.known_blocks),
+            _ => (key.inner, 0),
+        };
+        compress256(&mut state, &blocks[from..same]);
+        (self.known, self.known_blocks) = (Some(state), same);
+        compress256(&mut state, &blocks[same..]);
+        let kept = same * BLOCK_BYTES;
+        self.last.truncate(kept);
+        self.last.reserve_exact(message.len() - kept);
+        self.last.extend_from_slice(&message[kept..]);
         self.tag = key.finish(state);
         self.tag
     }
