@@ -20,8 +20,8 @@ use std::fmt;
 
 use crate::name::{InstanceId, RouteName};
 pub use merge::merge;
-use reader::FaultAt;
 pub use reader::Span;
+use reader::{FaultAt, Reader};
 use scan::{Outcome, scan};
 
 /// Bytes of `SLIMHeader.header_mac` (dataplane 5.5).
@@ -186,6 +186,12 @@ pub(crate) struct NameParts {
     pub body: Span,
 }
 
+impl Default for NameParts {
+    fn default() -> Self {
+        Self::BLANK
+    }
+}
+
 impl NameParts {
     const BLANK: Self = Self {
         route: RouteName {
@@ -205,9 +211,24 @@ impl NameParts {
 /// - Errors: [`DecodeError`], in every case in which a receiver's decoder fails (and in one where
 ///   prost is lax: a metadata entry that claims another wire type).
 pub fn parse(message: &[u8]) -> Result<Parsed, DecodeError> {
+    parse_like(message, None)
+}
+
+/// As [`parse`], for a message of a sender whose last one is known: most have the same names.
+///
+/// - `last`: of this sender. It is replaced if the names are others.
+pub fn parse_next(message: &[u8], last: &mut LastNames) -> Result<Parsed, DecodeError> {
+    let parsed = parse_like(message, Some(last))?;
+    if let Parsed::Routed(header) = &parsed {
+        last.remember(message, header);
+    }
+    Ok(parsed)
+}
+
+fn parse_like(message: &[u8], last: Option<&LastNames>) -> Result<Parsed, DecodeError> {
     // Filled in place, because it is too large to hand up from call to call.
     let mut header = RouteHeader::BLANK;
-    match scan(message, &mut header) {
+    match scan(message, last, &mut header) {
         Ok(Outcome::Routed) => Ok(Parsed::Routed(header)),
         Ok(Outcome::Link(span)) => Ok(Parsed::Link(span)),
         Ok(Outcome::SubscriptionAck(ack)) => Ok(Parsed::SubscriptionAck(ack)),
@@ -215,6 +236,55 @@ pub fn parse(message: &[u8]) -> Result<Parsed, DecodeError> {
         Ok(Outcome::Incomplete(missing)) => Ok(Parsed::Incomplete { missing }),
         Ok(Outcome::Unknown) => Ok(Parsed::Unknown),
         Err(bad) => Err(DecodeError::locate(message, bad)),
+    }
+}
+
+/// Longest pair of names that [`LastNames`] keeps, in bytes.
+const LAST_NAMES_BYTES_MAX: usize = 512;
+
+/// The two names of a sender's last message, as its header began with them, and what they were read to mean.
+#[derive(Debug, Default)]
+pub struct LastNames {
+    /// Source and destination with their keys; empty if nothing is known.
+    bytes: Vec<u8>,
+    /// Where the header began, for the meanings hold offsets.
+    at: usize,
+    source: NameParts,
+    destination: NameParts,
+}
+
+impl LastNames {
+    /// Whether a header begins with just these names.
+    #[inline]
+    fn lead(&self, header: &Reader<'_>) -> bool {
+        let front = header.rest().of(header.message());
+        header.at() == self.at && !self.bytes.is_empty() && front.starts_with(&self.bytes)
+    }
+
+    #[inline]
+    fn remember(&mut self, message: &[u8], header: &RouteHeader) {
+        let at = header.header.start as usize;
+        let Some(pair) = message.get(at..header.destination_parts.body.end as usize) else {
+            return;
+        };
+        if at == self.at && pair == self.bytes {
+            return;
+        }
+        // Nothing but the two names, the source first: a key and a length of one or two bytes each.
+        let source = header.source.body;
+        let between = header.destination_parts.body.start.wrapping_sub(source.end);
+        let is_pair = pair.first() == Some(&0x0A)
+            && matches!(source.start.wrapping_sub(at as u32), 2 | 3)
+            && message.get(source.end as usize) == Some(&0x12)
+            && matches!(between, 2 | 3)
+            && pair.len() <= LAST_NAMES_BYTES_MAX;
+        self.bytes.clear();
+        if is_pair {
+            self.bytes.extend_from_slice(pair);
+            self.at = at;
+            self.source = header.source;
+            self.destination = header.destination_parts;
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use sha2::Sha256;
 use slim_proto::link::{LinkKey, LinkMac, Preimage};
 use slim_proto::message::wire::{self, Wire as _, message::MessageType};
 use slim_proto::name::{InstanceId, RouteName};
-use slim_proto::route_header::{Fanout, Fault, Kind, Missing, Parsed, RouteHeader, merge, parse};
+use slim_proto::route_header::{
+    Fanout, Fault, Kind, LastNames, Missing, Parsed, RouteHeader, merge, parse, parse_next,
+};
 
 const KEY: [u8; 32] = [0x5A; 32];
 const LINK_ID: &str = "a link";
@@ -631,6 +633,22 @@ proptest! {
     }
 
     #[test]
+    fn what_came_before_changes_nothing(messages in vec(message(), 1..3), damage in vec(vec(mutation(), 0..3), 1..6)) {
+        let mut last = LastNames::default();
+        for damage in &damage {
+            for message in &messages {
+                let mut bytes = message.encode_to_vec();
+                for mutation in damage {
+                    mutate(&mut bytes, mutation);
+                }
+                for _ in 0..2 {
+                    prop_assert_eq!(parse_next(&bytes, &mut last), parse(&bytes));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn messages_run_together_mean_what_prost_merges(messages in vec(message(), 2..4)) {
         let bytes: Vec<u8> = messages.iter().flat_map(|message| message.encode_to_vec()).collect();
         check(&bytes);
@@ -726,6 +744,12 @@ fn every_cut_and_every_changed_byte_is_judged_as_prost_judges_it() {
         for byte in 0..=255 {
             changed[at] = byte;
             check(&changed);
+            let mut last = LastNames::default();
+            if byte % 15 == 0 {
+                for message in [&whole, &changed, &whole] {
+                    assert_eq!(parse_next(message, &mut last), parse(message));
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use slim_proto::link::{LinkKey, LinkMac, Preimage};
 use slim_proto::message::TTL_INITIAL;
 use slim_proto::message::wire::{self, Wire as _};
 use slim_proto::name::Name;
-use slim_proto::route_header::{Parsed, parse};
+use slim_proto::route_header::{LastNames, Parsed, parse_next};
 
 /// A publish of about 500 bytes with all that clients put into one.
 fn publish() -> Vec<u8> {
@@ -49,8 +49,9 @@ fn reading_verifying_and_patching_a_publish_allocates_nothing() {
     let mut links = [1, 2, 3].map(|byte| LinkMac::new(&LinkKey::from_bytes([byte; 32]), "a link"));
     let mut preimage = Preimage::new();
     let mut copy = message.clone();
+    let mut last = LastNames::default();
     let mut turn = || {
-        let Ok(Parsed::Routed(header)) = parse(&message) else {
+        let Ok(Parsed::Routed(header)) = parse_next(&message, &mut last) else {
             return false;
         };
         preimage.build(&message, &header);

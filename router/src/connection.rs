@@ -13,7 +13,7 @@ use slim_proto::grpc::{Deframer, FrameError};
 use slim_proto::http2::{ConnectionError, ErrorCode, ServerConnection, StreamId};
 use slim_proto::link::{LinkMac, NegotiationError};
 use slim_proto::name::RouteName;
-use slim_proto::route_header::DecodeError;
+use slim_proto::route_header::{DecodeError, LastNames};
 use slim_ring::SocketId;
 
 use crate::acknowledge::Acknowledgement;
@@ -94,6 +94,8 @@ pub struct Link {
     pub mac: Option<LinkMac>,
     pub class: Class,
     pub subscriptions: Subscriptions,
+    /// Of the last message that came.
+    pub last_names: LastNames,
 }
 
 impl Connection {

@@ -9,7 +9,7 @@ use slim_proto::http2::{Event, RequestHead};
 use slim_proto::link::{ConnectionType, LinkMac, TagState, Verdict, verdict};
 use slim_proto::message::subscription_ack;
 use slim_proto::name::{InstanceId, RouteName};
-use slim_proto::route_header::{self, Kind, Parsed, RouteHeader};
+use slim_proto::route_header::{self, Kind, LastNames, Parsed, RouteHeader};
 use tracing::{debug, info};
 
 use crate::connection::{Connection, End, Link, Phase, Record, Recorded, Subscriptions, status};
@@ -169,7 +169,11 @@ impl Core {
         if let Phase::Negotiating { .. } = connection.phase {
             return self.negotiate(connection, message);
         }
-        match route_header::parse(message)? {
+        let parsed = match &mut connection.phase {
+            Phase::Open(link) => route_header::parse_next(message, &mut link.last_names)?,
+            _ => route_header::parse(message)?,
+        };
+        match parsed {
             Parsed::Routed(header) => self.on_routed(connection, message, shared, header),
             Parsed::NeedsMerge => {
                 let merged = Bytes::from(route_header::merge(message)?);
@@ -232,6 +236,7 @@ impl Core {
             mac,
             class,
             subscriptions,
+            last_names: LastNames::default(),
         }));
         if self.draining {
             Err(End::Drained)

@@ -17,8 +17,15 @@ impl Reader<'_> {
         };
         let encoded_end = cursor.enter(0x0A)?;
         let prefix = [cursor.wide(0x08)?, cursor.wide(0x10)?, cursor.wide(0x18)?];
-        let id_end = cursor.enter(0x22)?;
-        let id = InstanceId::from_halves(cursor.wide(0x08)?, cursor.wide(0x10)?);
+        // Groups and services are named without an id.
+        let id_present = cursor.at != encoded_end;
+        let (id, id_end) = if id_present {
+            let id_end = cursor.enter(0x22)?;
+            let id = InstanceId::from_halves(cursor.wide(0x08)?, cursor.wide(0x10)?);
+            (id, id_end)
+        } else {
+            (InstanceId::NULL, encoded_end)
+        };
         let id_closed = cursor.at == id_end && id_end == encoded_end;
         let text_end = cursor.enter(0x12)?;
         let text = [
@@ -29,7 +36,7 @@ impl Reader<'_> {
         let closed = id_closed && cursor.at == text_end && text_end == body.end as usize;
         closed.then_some(NameParts {
             route: RouteName { prefix, id },
-            id_present: true,
+            id_present,
             text_present: true,
             text,
             body,

@@ -102,6 +102,13 @@ impl<'a> Reader<'a> {
         self.message
     }
 
+    /// Leaves out `bytes`, which are there.
+    #[inline(always)]
+    pub fn step(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.end - self.at);
+        self.at += bytes;
+    }
+
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.at >= self.end

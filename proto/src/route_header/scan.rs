@@ -1,7 +1,7 @@
 //! The one pass over a message: every byte is validated, and the header's parts are noted.
 
 use super::reader::{FaultAt, LENGTH_DELIMITED, Reader, Span, VARINT, key};
-use super::{Fanout, Kind, Missing, NameParts, RouteHeader, SubscriptionAck, shape};
+use super::{Fanout, Kind, LastNames, Missing, NameParts, RouteHeader, SubscriptionAck, shape};
 use crate::name::InstanceId;
 
 /// As [`Parsed`], with the header left where it was written.
@@ -22,7 +22,12 @@ pub(super) const SUBSCRIPTION_ACK: u32 = key(6, LENGTH_DELIMITED);
 
 pub(super) const HEADER: u32 = key(1, LENGTH_DELIMITED);
 
-pub(super) fn scan(message: &[u8], header: &mut RouteHeader) -> Result<Outcome, FaultAt> {
+/// - `last`: of an earlier message, if there was one that this one may be like.
+pub(super) fn scan(
+    message: &[u8],
+    last: Option<&LastNames>,
+    header: &mut RouteHeader,
+) -> Result<Outcome, FaultAt> {
     let mut reader = Reader::new(message)?;
     let mut outcome = Outcome::Unknown;
     let mut members = 0u32;
@@ -30,9 +35,9 @@ pub(super) fn scan(message: &[u8], header: &mut RouteHeader) -> Result<Outcome, 
         let first = reader.at() == 0;
         let key = reader.key()?;
         let member = match key {
-            SUBSCRIBE => routed(Kind::Subscribe, &mut reader, first, header)?,
-            UNSUBSCRIBE => routed(Kind::Unsubscribe, &mut reader, first, header)?,
-            PUBLISH => routed(Kind::Publish, &mut reader, first, header)?,
+            SUBSCRIBE => routed(Kind::Subscribe, &mut reader, first, last, header)?,
+            UNSUBSCRIBE => routed(Kind::Unsubscribe, &mut reader, first, last, header)?,
+            PUBLISH => routed(Kind::Publish, &mut reader, first, last, header)?,
             LINK => {
                 let nested = reader.nested()?;
                 shape::walk(nested, &shape::LINK)?;
@@ -113,6 +118,7 @@ fn routed(
     kind: Kind,
     outer: &mut Reader<'_>,
     first: bool,
+    last: Option<&LastNames>,
     header: &mut RouteHeader,
 ) -> Result<Outcome, FaultAt> {
     const SUBSCRIPTION_ID: u32 = key(2, VARINT);
@@ -138,7 +144,7 @@ fn routed(
                 found.header = true;
                 let nested = reader.nested()?;
                 header.header = nested.rest();
-                header_fields(nested, header, &mut found)?;
+                header_fields(nested, last, header, &mut found)?;
             }
             (SUBSCRIPTION_ID, Kind::Subscribe | Kind::Unsubscribe) => {
                 header.subscription_id = reader.varint()?
@@ -164,6 +170,7 @@ fn routed(
 
 fn header_fields(
     mut reader: Reader<'_>,
+    last: Option<&LastNames>,
     header: &mut RouteHeader,
     found: &mut Found,
 ) -> Result<(), FaultAt> {
@@ -180,6 +187,16 @@ fn header_fields(
     const TAG: u32 = key(11, LENGTH_DELIMITED);
 
     let mut seen = 0u32;
+    if let Some(last) = last
+        && last.lead(&reader)
+    {
+        reader.step(last.bytes.len());
+        header.source = last.source;
+        header.destination_parts = last.destination;
+        found.source_name = true;
+        found.destination_name = true;
+        seen = 1 << 1 | 1 << 2;
+    }
     while !reader.is_empty() {
         let key = reader.key()?;
         match key {
