@@ -145,6 +145,17 @@ impl Connection {
         }
     }
 
+    /// What it means that the peer has ended its half of the link's stream.
+    pub fn half_closed(&self) -> End {
+        if self.deframer.is_mid_message() {
+            End::Truncated {
+                bytes: self.deframer.buffered_bytes(),
+            }
+        } else {
+            End::LinkEnded
+        }
+    }
+
     pub fn is_held(&self) -> bool {
         self.holds > 0 || !self.parked.is_empty()
     }
@@ -239,6 +250,8 @@ pub enum End {
     Http2(#[from] ConnectionError),
     #[error("gRPC framing: {0}")]
     Framing(#[from] FrameError),
+    #[error("gRPC framing: the link ended {bytes} bytes into a message")]
+    Truncated { bytes: usize },
     #[error("undecodable message: {0}")]
     Undecodable(#[from] DecodeError),
     #[error("link negotiation: {0}")]
@@ -296,6 +309,7 @@ pub mod status {
     pub const PERMISSION_DENIED: u32 = 7;
     pub const RESOURCE_EXHAUSTED: u32 = 8;
     pub const UNIMPLEMENTED: u32 = 12;
+    pub const INTERNAL: u32 = 13;
 }
 
 impl End {
@@ -317,6 +331,7 @@ impl End {
             End::Framing(FrameError::TooLarge { .. }) | End::Unfinished { .. } => {
                 Farewell::Trailers(status::RESOURCE_EXHAUSTED)
             }
+            End::Truncated { .. } => Farewell::Trailers(status::INTERNAL),
             End::Undecodable(_) | End::Negotiation(_) => {
                 Farewell::Trailers(status::INVALID_ARGUMENT)
             }

@@ -22,9 +22,24 @@ const OPEN_CHANNEL: &str = "/dataplane.proto.v1.DataPlaneService/OpenChannel";
 
 impl Core {
     /// Takes in what one read gave. On `Err` the connection ends; whatever it asked for before has been done.
-    pub fn receive(&mut self, connection: &mut Connection, mut input: &[u8]) -> Result<(), End> {
+    pub fn receive(&mut self, connection: &mut Connection, input: &[u8]) -> Result<(), End> {
         connection.heard_at = self.now;
         connection.pinged_at = None;
+        let outcome = self.on_events(connection, input);
+        // Those of a flood as well, which ends in an error.
+        let refused = connection.http2.take_refused_streams();
+        self.counters.requests_refused.add(u64::from(refused));
+        outcome?;
+        if connection.egress.control.len() > limits::CONTROL_BYTES_MAX {
+            return Err(End::ControlUnread);
+        }
+        if !connection.egress.is_idle() {
+            self.mark_dirty(connection);
+        }
+        Ok(())
+    }
+
+    fn on_events(&mut self, connection: &mut Connection, mut input: &[u8]) -> Result<(), End> {
         while let Some(event) = connection
             .http2
             .next_event(&mut input, &mut connection.egress.control)?
@@ -41,12 +56,17 @@ impl Core {
                     if connection.stream() == Some(stream) {
                         self.on_data(connection, bytes)?;
                         if end_stream {
-                            return Err(End::LinkEnded);
+                            return Err(connection.half_closed());
                         }
                     }
                     connection.release_credit();
                 }
-                Event::Trailers { stream } | Event::Reset { stream, .. } => {
+                Event::Trailers { stream } => {
+                    if connection.stream() == Some(stream) {
+                        return Err(connection.half_closed());
+                    }
+                }
+                Event::Reset { stream, .. } => {
                     if connection.stream() == Some(stream) {
                         return Err(End::LinkEnded);
                     }
@@ -63,14 +83,6 @@ impl Core {
                 }
                 Event::PingAck(_) => {}
             }
-        }
-        let refused = connection.http2.take_refused_streams();
-        self.counters.requests_refused.add(u64::from(refused));
-        if connection.egress.control.len() > limits::CONTROL_BYTES_MAX {
-            return Err(End::ControlUnread);
-        }
-        if !connection.egress.is_idle() {
-            self.mark_dirty(connection);
         }
         Ok(())
     }

@@ -104,7 +104,9 @@ counters! {
     cut_slow_receiver,
     /// Connections ended: not HTTP/2, or a violation of RFC 9113.
     ended_http2,
-    /// Connections ended: gRPC framing (length over the limit, compressed flag).
+    /// Connections ended: more useless frames, or a longer header list, than a client may send (RFC 9113 §10.5).
+    ended_flood,
+    /// Connections ended: gRPC framing (length over the limit, compressed flag, a message cut short).
     ended_framing,
     /// Connections ended: too much of unfinished messages on the shard.
     ended_unfinished,
@@ -118,7 +120,7 @@ counters! {
     ended_keepalive,
     /// Connections ended: control answers asked for and not read.
     ended_control_flood,
-    /// Requests refused: path, method, content type or compression.
+    /// Requests refused: path, method, content type or compression; malformed, or one stream too many.
     requests_refused,
     /// Publishers that had to wait (each time).
     publishers_held,

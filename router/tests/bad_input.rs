@@ -23,7 +23,6 @@ const DEADLINE_EXCEEDED: u32 = 4;
 const RESOURCE_EXHAUSTED: u32 = 8;
 const UNIMPLEMENTED: u32 = 12;
 const PROTOCOL_ERROR: u32 = 1;
-const HTTP_1_1: u32 = 13;
 
 /// A router with a pair of clients whose traffic must not be disturbed.
 struct World {
@@ -150,8 +149,16 @@ fn what_is_not_http2_is_told_so_in_http2_and_closed() {
         ),
         (&[0; 4], PROTOCOL_ERROR, "byte 0x00 at offset 0"),
         (&[0xff; 4_096], PROTOCOL_ERROR, "byte 0xff at offset 0"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_1_1, "HTTP/1"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_1_1, "HTTP/1"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            PROTOCOL_ERROR,
+            "HTTP/1",
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\n\r\n",
+            PROTOCOL_ERROR,
+            "HTTP/1",
+        ),
         (&tls_client_hello, PROTOCOL_ERROR, "TLS"),
     ];
     for shards in SHARDS {

@@ -11,8 +11,9 @@ use super::request::Malformed;
 /// reported here too: it allows that, and nothing is left that a peer could make us reset again and again.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 pub enum ConnectionError {
-    /// Sending GOAWAY would be of no use to such a peer; an HTTP/1.1 answer may be.
-    #[error("an HTTP/1 request on a gRPC port")]
+    /// No HTTP/1.1 answer: our SETTINGS are on the wire before the peer says a word, so it could not be read as one. Nor
+    /// HTTP_1_1_REQUIRED, which would tell the peer to do what it did. Who looks at the bytes can read the text.
+    #[error("an HTTP/1 request on a port that speaks gRPC over HTTP/2 only")]
     Http1,
     #[error("a TLS handshake on a port without TLS")]
     TlsOnClearText,
@@ -110,8 +111,8 @@ impl ConnectionError {
     pub fn code(&self) -> ErrorCode {
         use ConnectionError::*;
         match self {
-            Http1 => ErrorCode::HTTP_1_1_REQUIRED,
-            TlsOnClearText
+            Http1
+            | TlsOnClearText
             | BadPreface { .. }
             | SettingsMissing { .. }
             | Padding { .. }

@@ -52,7 +52,10 @@ impl Core {
             self.release_all(publishers);
         }
         // Who publishes and leaves has published: what is parked still goes, and nothing more can come.
-        let leaves = matches!(end, End::Closed | End::Failed(_) | End::LinkEnded);
+        let leaves = matches!(
+            end,
+            End::Closed | End::Failed(_) | End::LinkEnded | End::Truncated { .. }
+        );
         if !leaves || self.draining {
             self.give_up_parked(connection);
         }
@@ -125,8 +128,11 @@ impl Core {
         let counters = &self.counters;
         let (counter, is_news) = match end {
             End::Closed | End::Failed(_) | End::LinkEnded | End::Drained => (None, false),
+            End::Http2(error) if error.code() == ErrorCode::ENHANCE_YOUR_CALM => {
+                (Some(&counters.ended_flood), true)
+            }
             End::Http2(_) => (Some(&counters.ended_http2), true),
-            End::Framing(_) => (Some(&counters.ended_framing), true),
+            End::Framing(_) | End::Truncated { .. } => (Some(&counters.ended_framing), true),
             End::Unfinished { .. } => (Some(&counters.ended_unfinished), true),
             End::Undecodable(_) => (Some(&counters.ended_undecodable), true),
             End::Negotiation(_) | End::Refused(_) => (Some(&counters.ended_negotiation), true),
