@@ -63,7 +63,11 @@ pub fn answer(router: &TestRouter, start: Start, sends: &[u8]) -> String {
 
 /// A connection in this state, whose frames so far have been read.
 pub fn begin(router: &TestRouter, start: Start) -> Http2 {
-    let mut http2 = router.connect_raw();
+    begin_on(router.connect_raw(), start)
+}
+
+/// As [`begin`], on a connection that nothing has been said on.
+pub fn begin_on(mut http2: Http2, start: Start) -> Http2 {
     if let Start::Fresh = start {
         return http2;
     }
