@@ -311,7 +311,7 @@ fn ask_all(client: &mut Client, messages: Vec<wire::Message>) {
 
 #[test]
 fn subscriptions_take_what_they_weigh_and_go_with_their_connection() {
-    const SUBSCRIPTIONS: usize = 8_000;
+    const SUBSCRIPTIONS: usize = 4_000;
     let scene = Scene::new();
     let sockets = scene.sockets();
     let round = |memory_bytes| {
@@ -343,7 +343,7 @@ fn subscriptions_take_what_they_weigh_and_go_with_their_connection() {
 
 #[test]
 fn churn_leaves_nothing_behind() {
-    const ROUNDS: u64 = 5_000;
+    const ROUNDS: u64 = 2_500;
     let scene = Scene::new();
     let mut bad = scene.link();
     let mut round = |names: std::ops::Range<u64>| {
