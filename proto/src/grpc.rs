@@ -41,8 +41,9 @@ impl AsRef<[u8]> for Piece<'_> {
 }
 
 /// Cuts messages out of a byte stream that arrives in pieces. Between messages it owns no heap.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Deframer {
+    message_bytes_max: usize,
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: u8,
     /// The cut message: `gathered` grows towards `message_bytes`.
@@ -50,9 +51,26 @@ pub struct Deframer {
     gathered: Vec<u8>,
 }
 
+impl Default for Deframer {
+    fn default() -> Self {
+        Deframer::with_limit(MESSAGE_BYTES_MAX)
+    }
+}
+
 impl Deframer {
     pub fn new() -> Self {
         Deframer::default()
+    }
+
+    /// - `message_bytes_max`: the largest message that is accepted, at most [`MESSAGE_BYTES_MAX`].
+    pub fn with_limit(message_bytes_max: usize) -> Self {
+        Deframer {
+            message_bytes_max: message_bytes_max.min(MESSAGE_BYTES_MAX),
+            prefix: [0; PREFIX_BYTES],
+            prefix_bytes: 0,
+            message_bytes: 0,
+            gathered: Vec::new(),
+        }
     }
 
     /// Cuts the next whole message off the front of `input`.
@@ -67,7 +85,7 @@ impl Deframer {
         if self.prefix_bytes == 0
             && let Some((prefix, rest)) = input.split_first_chunk::<PREFIX_BYTES>()
         {
-            let message_bytes = declared_bytes(prefix)?;
+            let message_bytes = declared_bytes(prefix, self.message_bytes_max)?;
             if let Some((message, rest)) = rest.split_at_checked(message_bytes) {
                 *input = rest;
                 return Ok(Some(Piece::Whole(message)));
@@ -97,7 +115,7 @@ impl Deframer {
             }
             self.prefix_bytes += 1;
             if usize::from(self.prefix_bytes) == PREFIX_BYTES {
-                self.message_bytes = declared_bytes(&self.prefix)?;
+                self.message_bytes = declared_bytes(&self.prefix, self.message_bytes_max)?;
             } else if self.prefix_bytes == 1 && byte != 0 {
                 return Err(FrameError::Compressed { flag: byte });
             }
@@ -153,17 +171,14 @@ pub fn prefix(message_bytes: usize) -> [u8; PREFIX_BYTES] {
     [0, l0, l1, l2, l3]
 }
 
-fn declared_bytes(prefix: &[u8; PREFIX_BYTES]) -> Result<usize, FrameError> {
+fn declared_bytes(prefix: &[u8; PREFIX_BYTES], limit: usize) -> Result<usize, FrameError> {
     let [flag, l0, l1, l2, l3] = *prefix;
     if flag != 0 {
         return Err(FrameError::Compressed { flag });
     }
     let declared = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-    if declared > MESSAGE_BYTES_MAX {
-        return Err(FrameError::TooLarge {
-            declared,
-            limit: MESSAGE_BYTES_MAX,
-        });
+    if declared > limit {
+        return Err(FrameError::TooLarge { declared, limit });
     }
     Ok(declared)
 }

@@ -28,7 +28,9 @@ pub struct Args {
 
     /// Read an existing node's YAML file
     ///
-    /// The layout is `tracing`, `runtime`, `services.slim/NAME.dataplane.servers[]`. What this router does not
+    /// The layout is `tracing`, `runtime`, `services.slim/NAME.dataplane.servers[]`, and `limits` of our own: connections,
+    /// connections_per_address, subscriptions_per_connection, names, message_bytes, negotiation_timeout,
+    /// egress_bytes_per_connection, egress_bytes, ingress_messages_per_second, ingress_bytes_per_second, memory. What this router does not
     /// support is refused with file, line, key and reason, and so is any unknown key; nothing is ignored in silence.
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -3,7 +3,7 @@
 //! Two forms. *As written*: [`Args`] and the file's tree ([`ConfigFile`]), positions kept, nothing believed.
 //! *As used*: [`Config`], whose every value is valid. [`Config::load`] is the only way from the one to the other.
 //!
-//! The file has the layout of an existing node's (`node-config.md` 4-6). What holds for every key of it:
+//! The file has the layout of an existing node's (`node-config.md` 4-6), and one section of our own, [`Limits`]. What holds for every key of it:
 //! - it is read, and then it has its documented effect;
 //! - or it is known to have no effect on a clear-text server, here or there, and is accepted with a [`Remark`];
 //! - or the file is refused, with file, line, key and reason. Nothing is ignored in silence, no typo either.
@@ -12,11 +12,13 @@
 
 mod duration;
 mod file;
+mod limits;
 mod listen;
 mod section;
 mod yaml;
 
 pub use file::{CONFIG_FILE_BYTES_MAX, ConfigFile};
+pub use limits::Limits;
 pub use listen::{AddressError, ListenAddress};
 
 use crate::args::Args;
@@ -35,7 +37,6 @@ pub const LISTEN_DEFAULT: SocketAddr =
 pub const NODE_ID_BYTES_MAX: usize = 255;
 
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-const NEGOTIATION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL_DEFAULT: Duration = Duration::from_secs(120);
 const KEEPALIVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 
@@ -53,6 +54,7 @@ pub struct Config {
     pub node_id: String,
     /// The deployment that a peer has to share. Checked like `node_id`.
     pub domain_name: Option<String>,
+    pub limits: Limits,
     pub tracing: TracingConfig,
     /// What was accepted although it has no effect. To be shown at start.
     pub notes: Vec<Remark>,
@@ -78,7 +80,7 @@ impl ListenerConfig {
         Self {
             address,
             require_header_mac: true,
-            negotiation_timeout: NEGOTIATION_TIMEOUT_DEFAULT,
+            negotiation_timeout: crate::limits::NEGOTIATION_TIMEOUT,
             keepalive_interval: KEEPALIVE_INTERVAL_DEFAULT,
             keepalive_timeout: KEEPALIVE_TIMEOUT_DEFAULT,
         }
@@ -211,6 +213,7 @@ impl Config {
             drain_timeout: DRAIN_TIMEOUT_DEFAULT,
             node_id: format!("node-{}", uuid::Uuid::new_v4()),
             domain_name: None,
+            limits: Limits::default(),
             tracing: TracingConfig {
                 filter: LogFilter::default(),
                 format: LogFormat::Human,
@@ -256,6 +259,7 @@ impl fmt::Display for Config {
             self.domain_name.as_deref().unwrap_or("none")
         )?;
         writeln!(f, "drain timeout  {:?}", self.drain_timeout)?;
+        writeln!(f, "limits         {}", self.limits)?;
         write!(f, "log            {}", self.tracing.filter)?;
         for note in &self.notes {
             write!(f, "\nnote: {note}")?;

@@ -17,10 +17,12 @@ use slim_proto::route_header::{DecodeError, LastNames};
 use slim_ring::SocketId;
 
 use crate::acknowledge::Acknowledgement;
+use crate::admission::{self, Refusal};
 use crate::egress::Egress;
 use crate::limits;
 use crate::parked::Parked;
-use crate::routes::{Class, Slot};
+use crate::rate::Ingress;
+use crate::routes::{Class, Slot, growth_bytes};
 
 pub struct Connection {
     pub socket: SocketId,
@@ -28,6 +30,12 @@ pub struct Connection {
     /// Position of its listener in the configuration.
     pub listener: u16,
     pub peer: Peer,
+    /// Its line in the book of connections.
+    pub entry: admission::Entry,
+    /// Its link message, while it waits for room.
+    pub waiting_link: Option<Vec<u8>>,
+    /// How fast it may send, if that is limited.
+    pub ingress: Option<Box<Ingress>>,
     pub http2: ServerConnection,
     pub egress: Egress,
     pub deframer: Deframer,
@@ -40,6 +48,8 @@ pub struct Connection {
     pub unsettled: u32,
     /// Flow-controlled bytes received for which no credit has been given back yet.
     pub withheld_bytes: u32,
+    /// It is among those to which the shard owes credit for the time when memory was tight.
+    pub starved: bool,
     pub heard_at: Instant,
     pub pinged_at: Option<Instant>,
     pub acknowledgement: Acknowledgement,
@@ -51,7 +61,16 @@ pub struct Connection {
     pub closing: bool,
 }
 
-/// Where a connection comes from, for the log.
+/// What a connection is made with, beside its socket.
+pub struct Admitted {
+    pub listener: u16,
+    pub peer: Peer,
+    pub entry: admission::Entry,
+    pub ingress: Option<Box<Ingress>>,
+    pub message_bytes_max: usize,
+}
+
+/// Where a connection comes from, for the log and for who is counted together.
 #[derive(Clone, Copy, Debug)]
 pub enum Peer {
     Tcp(SocketAddr),
@@ -101,8 +120,7 @@ pub struct Link {
 impl Connection {
     pub fn new(
         socket: SocketId,
-        listener: u16,
-        peer: Peer,
+        newcomer: Admitted,
         mut control: Vec<u8>,
         settings: slim_proto::http2::Settings,
         now: Instant,
@@ -116,11 +134,14 @@ impl Connection {
                 index: socket.index(),
                 generation: socket.generation(),
             },
-            listener,
-            peer,
+            listener: newcomer.listener,
+            peer: newcomer.peer,
+            entry: newcomer.entry,
+            waiting_link: None,
+            ingress: newcomer.ingress,
             http2,
             egress,
-            deframer: Deframer::default(),
+            deframer: Deframer::with_limit(newcomer.message_bytes_max),
             phase: Phase::Handshaking {
                 deadline: now + limits::HANDSHAKE_TIMEOUT,
             },
@@ -128,6 +149,7 @@ impl Connection {
             holds: 0,
             unsettled: 0,
             withheld_bytes: 0,
+            starved: false,
             heard_at: now,
             pinged_at: None,
             acknowledgement: Acknowledgement::default(),
@@ -154,6 +176,10 @@ impl Connection {
         } else {
             End::LinkEnded
         }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
     }
 
     pub fn is_held(&self) -> bool {
@@ -191,8 +217,8 @@ impl Connection {
 
 /// What a connection subscribed to: one record for each (name, subscription id), kept apart by whether the name came with
 /// an id at all (T19).
-#[derive(Default)]
 pub struct Subscriptions {
+    records_max: usize,
     records: HashSet<Record, RandomState>,
 }
 
@@ -207,15 +233,35 @@ pub struct Record {
 pub enum Recorded {
     New,
     Repeated,
-    /// The connection has [`limits::SUBSCRIPTIONS_PER_CONNECTION_MAX`].
+    /// The connection has as many as it may.
     Full,
 }
 
 impl Subscriptions {
+    pub fn with_limit(records_max: usize) -> Subscriptions {
+        Subscriptions {
+            records_max,
+            records: HashSet::default(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Bytes that these records take when there is room for more of them to be made, if that is near.
+    pub fn growth_bytes(&self) -> usize {
+        growth_bytes(
+            self.records.len(),
+            self.records.capacity(),
+            size_of::<Record>(),
+        )
+    }
+
     pub fn add(&mut self, record: Record) -> Recorded {
         if self.records.contains(&record) {
             Recorded::Repeated
-        } else if self.records.len() >= limits::SUBSCRIPTIONS_PER_CONNECTION_MAX {
+        } else if self.records.len() >= self.records_max {
             Recorded::Full
         } else {
             self.records.insert(record);
@@ -283,10 +329,15 @@ pub enum End {
     #[error("{bytes} bytes waited and none was read for {} s", limits::STALL_TIMEOUT.as_secs())]
     Stalled { bytes: usize },
     #[error(
-        "its unfinished message made {bytes} bytes of such on this shard, {} are the limit",
-        limits::UNFINISHED_BYTES_PER_SHARD_MAX
+        "its unfinished message made {bytes} bytes of such on this shard, {limit} are the limit"
     )]
-    Unfinished { bytes: usize },
+    Unfinished { bytes: usize, limit: usize },
+    #[error("{0}; come back later")]
+    TurnedAway(Refusal),
+    #[error(
+        "{bytes} bytes waited for it, the most of all, and more for all receivers than a shard may have"
+    )]
+    Crowding { bytes: usize },
     #[error("the router is shutting down")]
     Drained,
 }
@@ -320,7 +371,8 @@ impl End {
             | End::Failed(_)
             | End::Silent { .. }
             | End::Slow { .. }
-            | End::Stalled { .. } => Farewell::None,
+            | End::Stalled { .. }
+            | End::Crowding { .. } => Farewell::None,
             End::ControlUnread | End::AcksUnread => Farewell::GoAway(ErrorCode::ENHANCE_YOUR_CALM),
             End::NoRequest => Farewell::GoAway(ErrorCode::NO_ERROR),
             End::Http2(error) => Farewell::GoAway(error.code()),
@@ -328,9 +380,9 @@ impl End {
             End::Framing(FrameError::Compressed { .. }) => {
                 Farewell::Trailers(status::UNIMPLEMENTED)
             }
-            End::Framing(FrameError::TooLarge { .. }) | End::Unfinished { .. } => {
-                Farewell::Trailers(status::RESOURCE_EXHAUSTED)
-            }
+            End::Framing(FrameError::TooLarge { .. })
+            | End::Unfinished { .. }
+            | End::TurnedAway(_) => Farewell::Trailers(status::RESOURCE_EXHAUSTED),
             End::Truncated { .. } => Farewell::Trailers(status::INTERNAL),
             End::Undecodable(_) | End::Negotiation(_) => {
                 Farewell::Trailers(status::INVALID_ARGUMENT)

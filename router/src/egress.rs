@@ -11,9 +11,9 @@
 //! the receive buffer into `ready`, and patched there (ttl and tag); one of [`limits::SHARE_BYTES_MIN`] bytes or more is
 //! shared with all its receivers, in slices between our frame headers.
 //!
-//! Bytes are counted from push until the kernel has them. Above [`limits::EGRESS_SOFT_BYTES`] the receiver is
-//! *pressed*: publishers that reach it are held. It is relieved below [`limits::EGRESS_LOW_BYTES`], or cut when it has
-//! read less than that within [`limits::EGRESS_GRACE`].
+//! Bytes are counted from push until the kernel has them. Above the soft mark ([`limits::EGRESS_SOFT_BYTES`], less when
+//! much waits for the receivers of the shard together) the receiver is *pressed*: publishers that reach it are held. It is
+//! relieved below half of that, or cut when it has read less than that within [`limits::EGRESS_GRACE`].
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -59,6 +59,12 @@ pub struct Egress {
     pressed: Option<Box<Pressed>>,
     /// The shard looks at it, for it is or was pressed.
     pub listed: bool,
+    /// Bytes of `ready`, and of what is being sent, that are shared with other receivers.
+    ready_shared_bytes: usize,
+    sending_shared_bytes: usize,
+    /// [`Egress::held_bytes`] as the shard's sum has it.
+    accounted_bytes: usize,
+    moved_at: Option<Instant>,
 }
 
 /// The DATA frame at the end of `tail` that the next message may still join.
@@ -75,6 +81,8 @@ struct Waiting {
     acks: VecDeque<Vec<u8>>,
     messages: VecDeque<Queued>,
     bytes: usize,
+    /// Of `bytes`, those that are shared with other receivers.
+    shared_bytes: usize,
     /// What heads are copied to the end of. A whole chunk lives as long as one of them.
     chunk: BytesMut,
 }
@@ -154,6 +162,38 @@ impl Egress {
             + self.waiting.as_ref().map_or(0, |waiting| waiting.bytes)
     }
 
+    /// Memory that is this receiver's alone.
+    fn held_bytes(&self) -> usize {
+        let framed = self.ready_bytes + self.sending_bytes;
+        let shared = self.ready_shared_bytes + self.sending_shared_bytes;
+        let waiting = self.waiting.as_ref().map_or(0, |waiting| {
+            let queued = waiting.messages.len() * size_of::<Queued>();
+            waiting.bytes - waiting.shared_bytes + queued + limits::WAITING_CHUNK_BYTES
+        });
+        framed - shared + waiting
+    }
+
+    /// Brings `sum`, what all receivers of a shard hold, up to date with this one. To be called when it has grown or
+    /// shrunk; what lies between two calls does not matter.
+    pub fn account(&mut self, sum: &mut usize, now: Instant) {
+        let held = self.held_bytes();
+        if held < self.accounted_bytes || self.accounted_bytes == 0 {
+            self.moved_at = Some(now);
+        }
+        *sum = *sum - self.accounted_bytes + held;
+        self.accounted_bytes = held;
+    }
+
+    /// When the kernel last took something, or when something began to wait.
+    pub fn moved_at(&self) -> Option<Instant> {
+        self.moved_at
+    }
+
+    /// Takes this receiver out of `sum`: it goes.
+    pub fn close_account(&mut self, sum: &mut usize) {
+        *sum -= std::mem::take(&mut self.accounted_bytes);
+    }
+
     /// Messages among them, acknowledgements not counted.
     pub fn messages(&self) -> u64 {
         let waiting = self.waiting.as_ref().map_or(0, |waiting| waiting.count());
@@ -174,11 +214,13 @@ impl Egress {
         self.waiting.is_some()
     }
 
+    /// - `soft_bytes`: above it, the receiver is pressed.
     pub fn push(
         &mut self,
         http2: &mut ServerConnection,
         stream: StreamId,
         outgoing: &Outgoing<'_>,
+        soft_bytes: usize,
     ) -> Pushed {
         let bytes = PREFIX_BYTES + outgoing.message.len();
         if self.bytes() + bytes > limits::EGRESS_HARD_BYTES {
@@ -198,7 +240,7 @@ impl Egress {
             // There may be some window, only not for the whole of it.
             self.pump(http2, stream);
         }
-        if self.bytes() > limits::EGRESS_SOFT_BYTES {
+        if self.bytes() > soft_bytes {
             Pushed::Pressed
         } else {
             Pushed::Accepted
@@ -298,6 +340,7 @@ impl Egress {
         let head = chunk.split().freeze();
         let rest = shared.map_or_else(Bytes::new, |shared| shared.slice(head_bytes..));
         waiting.bytes += head.len() + rest.len();
+        waiting.shared_bytes += rest.len();
         waiting.messages.push_back(Queued {
             is_own: false,
             head,
@@ -337,6 +380,7 @@ impl Egress {
             waiting.bytes -= bytes;
             let head_bytes = bytes.min(current.head.len());
             let rest_bytes = bytes - head_bytes;
+            waiting.shared_bytes -= rest_bytes;
             if head_bytes > 0 {
                 self.frame_copied(stream, &[&current.head[..head_bytes]]);
                 current.head.advance(head_bytes);
@@ -406,6 +450,7 @@ impl Egress {
             self.tail
                 .extend_from_slice(&data_frame_header(now.len(), stream, false));
             self.ready_bytes += FRAME_HEADER_BYTES + now.len();
+            self.ready_shared_bytes += now.len();
             self.close_tail();
             let pushed = self.ready.push_shared(now);
             debug_assert!(
@@ -444,6 +489,7 @@ impl Egress {
         self.sending = true;
         self.sending_bytes = self.ready_bytes;
         self.sending_messages = self.ready_messages;
+        self.sending_shared_bytes = std::mem::take(&mut self.ready_shared_bytes);
         self.ready_bytes = 0;
         self.ready_messages = 0;
         Some(buffers)
@@ -454,6 +500,7 @@ impl Egress {
         self.sending = false;
         self.taken_bytes += self.sending_bytes as u64;
         self.sending_bytes = 0;
+        self.sending_shared_bytes = 0;
         self.sending_messages = 0;
     }
 
@@ -481,12 +528,12 @@ impl Egress {
         self.pressed.is_some()
     }
 
-    /// Whether a pressed receiver has used up its grace. One that took [`limits::EGRESS_LOW_BYTES`] meanwhile reads,
+    /// Whether a pressed receiver has used up its grace. One that took `low_bytes` meanwhile reads,
     /// only slowly: it gets another, for its publishers wait and lose nothing. The largest message alone may take it
     /// longer than one.
     ///
     /// - `late`: how much of the time since this was last asked is the router's own, and is not held against the receiver.
-    pub fn has_stopped(&mut self, now: Instant, late: Duration) -> bool {
+    pub fn has_stopped(&mut self, now: Instant, late: Duration, low_bytes: usize) -> bool {
         let Some(pressed) = &mut self.pressed else {
             return false;
         };
@@ -494,7 +541,7 @@ impl Egress {
         if now.duration_since(pressed.since) < limits::EGRESS_GRACE {
             return false;
         }
-        if self.taken_bytes - pressed.taken_bytes < limits::EGRESS_LOW_BYTES as u64 {
+        if self.taken_bytes - pressed.taken_bytes < low_bytes as u64 {
             return true;
         }
         pressed.since = now;
@@ -503,8 +550,11 @@ impl Egress {
     }
 
     /// The publishers that may go on, if this receiver has read enough.
-    pub fn relieved(&mut self) -> Option<impl Iterator<Item = ConnectionId> + use<>> {
-        if self.pressed.is_some() && self.bytes() < limits::EGRESS_LOW_BYTES {
+    pub fn relieved(
+        &mut self,
+        low_bytes: usize,
+    ) -> Option<impl Iterator<Item = ConnectionId> + use<>> {
+        if self.pressed.is_some() && self.bytes() < low_bytes {
             self.release()
         } else {
             None
@@ -524,11 +574,18 @@ impl Egress {
 pub struct Pool {
     buffers: Vec<Vec<u8>>,
     lists: Vec<SendBuffers>,
+    buffer_bytes: usize,
 }
 
 impl Pool {
     pub fn buffer(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.buffer_bytes -= buffer.capacity();
+        buffer
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     fn send_buffers(&mut self) -> SendBuffers {
@@ -542,6 +599,7 @@ impl Pool {
                 && buffer.capacity() <= limits::POOL_BUFFER_BYTES_MAX
             {
                 buffer.clear();
+                self.buffer_bytes += buffer.capacity();
                 self.buffers.push(buffer);
             }
         }

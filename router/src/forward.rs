@@ -116,6 +116,12 @@ impl Core {
             self.counters.dropped_receiver_left.add(1);
             return false;
         };
+        // One message to all receivers of a large group can be more than is left: what nobody has read is worth less
+        // than the router.
+        if self.egress_bytes > self.egress_bytes_max {
+            self.counters.dropped_egress_total.add(1);
+            return false;
+        }
         let stream = link.stream;
         // Mostly as it came. On a router whose links all sign, or none does, always.
         let is_form = match link.mac {
@@ -154,7 +160,11 @@ impl Core {
             },
         };
         target.egress.lend(&mut self.pool);
-        let pushed = target.egress.push(&mut target.http2, stream, &outgoing);
+        let soft_bytes = self.egress_soft_bytes;
+        let pushed = target
+            .egress
+            .push(&mut target.http2, stream, &outgoing, soft_bytes);
+        target.egress.account(&mut self.egress_bytes, self.now);
         if !target.dirty {
             target.dirty = true;
             self.dirty.push(receiver);
@@ -222,11 +232,12 @@ impl Core {
         shared: Option<&Bytes>,
         header: RouteHeader,
     ) {
-        if self.parked_bytes + message.len() > limits::PARKED_BYTES_PER_SHARD_MAX {
+        let bytes = message.len() + Message::OVERHEAD_BYTES;
+        if self.parked_bytes + bytes > self.shares.parked_bytes {
             self.counters.dropped_parked_full.add(1);
             return;
         }
-        self.parked_bytes += message.len();
+        self.parked_bytes += bytes;
         connection.parked.push(message, shared, header);
     }
 
@@ -244,7 +255,7 @@ impl Core {
 
     /// Ends all holds of a receiver that has read enough.
     pub fn relieve(&mut self, receiver: &mut Connection) {
-        if let Some(publishers) = receiver.egress.relieved() {
+        if let Some(publishers) = receiver.egress.relieved(self.egress_soft_bytes / 2) {
             self.release_all(publishers);
         }
     }
@@ -273,18 +284,20 @@ impl Core {
             else {
                 break;
             };
-            self.parked_bytes -= message.len();
+            self.parked_bytes -= message.len() + Message::OVERHEAD_BYTES;
             self.preimage.build(&message, &header);
             let behind = connection.parked.len();
             self.publish(connection, &message, Some(&message), header);
             // If it must wait once more, it goes back to where it was, before those that came after it.
             if connection.parked.len() > behind {
                 connection.parked.put_back_newest();
+            } else {
+                self.charge(connection, message.len());
             }
         }
         // Nobody hears of credit any more who has had our last words.
         if let Phase::Open(_) = connection.phase {
-            connection.release_credit();
+            self.release_credit(connection);
             self.mark_dirty(connection);
         }
     }

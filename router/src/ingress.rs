@@ -12,6 +12,7 @@ use slim_proto::name::{InstanceId, RouteName};
 use slim_proto::route_header::{self, Kind, LastNames, Parsed, RouteHeader};
 use tracing::{debug, info};
 
+use crate::admission::Refusal;
 use crate::connection::{Connection, End, Link, Phase, Record, Recorded, Subscriptions, status};
 use crate::limits;
 use crate::routes::Class;
@@ -59,7 +60,7 @@ impl Core {
                             return Err(connection.half_closed());
                         }
                     }
-                    connection.release_credit();
+                    self.release_credit(connection);
                 }
                 Event::Trailers { stream } => {
                     if connection.stream() == Some(stream) {
@@ -150,11 +151,10 @@ impl Core {
         let unfinished = connection.deframer.buffered_bytes();
         self.unfinished_bytes = self.unfinished_bytes - unfinished_before + unfinished;
         outcome?;
-        if unfinished > unfinished_before
-            && self.unfinished_bytes > limits::UNFINISHED_BYTES_PER_SHARD_MAX
-        {
+        if unfinished > unfinished_before && self.unfinished_bytes > self.shares.unfinished_bytes {
             return Err(End::Unfinished {
                 bytes: self.unfinished_bytes,
+                limit: self.shares.unfinished_bytes,
             });
         }
         Ok(())
@@ -166,6 +166,7 @@ impl Core {
                 None => return Ok(()),
                 Some(Piece::Whole(message)) => self.on_message(connection, message, None)?,
                 Some(Piece::Assembled(message)) => {
+                    let message = self.memory.watched(message);
                     self.on_message(connection, &message, Some(&message))?
                 }
             }
@@ -179,7 +180,10 @@ impl Core {
         shared: Option<&Bytes>,
     ) -> Result<(), End> {
         if let Phase::Negotiating { .. } = connection.phase {
-            return self.negotiate(connection, message);
+            return match connection.entry.waits_for {
+                None => self.negotiate(connection, message),
+                Some(_) => self.wait_for_room(connection, message),
+            };
         }
         let parsed = match &mut connection.phase {
             Phase::Open(link) => route_header::parse_next(message, &mut link.last_names)?,
@@ -213,7 +217,7 @@ impl Core {
         Ok(())
     }
 
-    fn negotiate(&mut self, connection: &mut Connection, message: &[u8]) -> Result<(), End> {
+    pub fn negotiate(&mut self, connection: &mut Connection, message: &[u8]) -> Result<(), End> {
         let Phase::Negotiating { stream, .. } = connection.phase else {
             return Ok(());
         };
@@ -239,7 +243,8 @@ impl Core {
             ConnectionType::Edge | ConnectionType::Remote => Class::Direct,
         };
         self.counters.links_opened.add(1);
-        let subscriptions = Subscriptions::default();
+        let subscriptions_max = self.config.limits.subscriptions_per_connection;
+        let subscriptions = Subscriptions::with_limit(subscriptions_max);
         let mac = accepted
             .key
             .map(|key| LinkMac::new(&key, &accepted.link_id));
@@ -294,10 +299,17 @@ impl Core {
                     self.park(connection, message, shared, header);
                 } else {
                     self.publish(connection, message, shared, header);
+                    // What has to be parked is charged for when it goes on.
+                    if connection.parked.is_empty() {
+                        self.charge(connection, message.len());
+                    }
                 }
                 Ok(())
             }
-            Kind::Subscribe | Kind::Unsubscribe => self.on_subscription(connection, &header),
+            Kind::Subscribe | Kind::Unsubscribe => {
+                self.charge(connection, message.len());
+                self.on_subscription(connection, &header)
+            }
         }
     }
 
@@ -322,9 +334,25 @@ impl Core {
             self.counters.dropped_ttl.add(1);
             return self.refuse_subscription(connection, subscription_id, "ttl expired");
         }
+        let is_out_of_memory = self.tight || link.subscriptions.growth_bytes() > self.left_bytes();
         match header.kind {
             Kind::Subscribe => match link.subscriptions.add(record) {
+                Recorded::New if is_out_of_memory || self.routes.is_full_for(name) => {
+                    link.subscriptions.remove(record);
+                    let (counter, text) = if is_out_of_memory {
+                        let counter = &self.counters.refused_subscriptions_memory;
+                        (counter, Refusal::Memory.to_string())
+                    } else {
+                        let limit = self.config.limits.names;
+                        let text =
+                            format!("the router may have {limit} names, and has its share of them");
+                        (&self.counters.refused_names, text)
+                    };
+                    counter.add(1);
+                    return self.refuse_subscription(connection, subscription_id, &text);
+                }
                 Recorded::New => {
+                    self.subscriptions += 1;
                     connection.unsettled += 1;
                     self.routes
                         .subscribe(slot, link.class, name, subscription_id);
@@ -334,14 +362,13 @@ impl Core {
                     self.routes.confirm(slot, name, subscription_id);
                 }
                 Recorded::Full => {
+                    self.counters.refused_subscriptions.add(1);
+                    let limit = self.config.limits.subscriptions_per_connection;
                     if self.log_gate.admit(self.now, &self.counters) {
-                        info!(peer = %connection.peer, limit = limits::SUBSCRIPTIONS_PER_CONNECTION_MAX,
+                        info!(peer = %connection.peer, limit,
                             "subscription refused: the connection has as many as it may");
                     }
-                    let text = format!(
-                        "a connection may have {} subscriptions",
-                        limits::SUBSCRIPTIONS_PER_CONNECTION_MAX
-                    );
+                    let text = format!("a connection may have {limit} subscriptions");
                     return self.refuse_subscription(connection, subscription_id, &text);
                 }
             },
@@ -350,6 +377,7 @@ impl Core {
                     let text = self.why_unknown(connection, &record);
                     return self.refuse_subscription(connection, subscription_id, &text);
                 }
+                self.subscriptions -= 1;
                 connection.unsettled += 1;
                 self.routes.unsubscribe(slot, name, subscription_id);
             }
@@ -401,6 +429,7 @@ impl Core {
         let taken = connection
             .egress
             .push_own(&mut connection.http2, stream, &ack);
+        connection.egress.account(&mut self.egress_bytes, self.now);
         self.mark_dirty(connection);
         if taken { Ok(()) } else { Err(End::AcksUnread) }
     }

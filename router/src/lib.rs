@@ -19,13 +19,16 @@ pub mod routes;
 
 mod accept;
 mod acknowledge;
+mod admission;
 mod connection;
 mod control;
 mod egress;
 mod forward;
 mod ingress;
+mod memory;
 mod mesh;
 mod parked;
+mod rate;
 mod shard;
 
 use std::os::fd::OwnedFd;
@@ -35,12 +38,14 @@ use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use slim_ring::{Ring, RingError};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use accept::ListenError;
 use accept::{Bound, SocketFile};
+use admission::Admission;
 use config::{Config, ListenAddress};
 use control::Orders;
+use memory::Memory;
 use metrics::{Counters, Snapshot};
 use routes::ShardId;
 use shard::{Plan, Shard};
@@ -88,6 +93,20 @@ impl Router {
         let orders = Arc::new(Orders::new(shards));
         let counters: Vec<_> = (0..shards).map(|_| Arc::new(Counters::default())).collect();
         let web = mesh::Web::new(shards);
+        let admission = Arc::new(Admission::new(
+            shards,
+            connections_max(&config),
+            config.limits.connections_per_address,
+        ));
+        let memory = Arc::new(Memory::new(
+            shards,
+            config.limits.memory,
+            config.limits.egress_bytes,
+        ));
+        debug!(
+            bytes = memory.ceiling_bytes(),
+            "memory that this process may have resident"
+        );
         let owners = owner_hash()?;
         let (finished_sender, finished) = mpsc::channel();
         let (ready_sender, ready) = mpsc::channel();
@@ -101,6 +120,8 @@ impl Router {
                 shards,
                 config: config.clone(),
                 web: web.clone(),
+                admission: admission.clone(),
+                memory: memory.clone(),
                 counters: counters[usize::from(i)].clone(),
                 orders: orders.clone(),
                 owners: owners.clone(),
@@ -136,6 +157,7 @@ impl Router {
                 }
             }
         }
+        memory.settle_base();
         for bound in &bound {
             bound.listen()?;
         }
@@ -306,6 +328,20 @@ const ORDER_POLL: Duration = Duration::from_millis(100);
 
 /// From the first executor to the last ring. Setting one up takes milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many connections the router takes: what it is told, or what there are descriptors for.
+fn connections_max(config: &Config) -> u32 {
+    config.limits.connections.unwrap_or_else(|| {
+        let shards = u32::from(config.shards.get());
+        let reserved =
+            limits::DESCRIPTORS_RESERVED + shards * limits::DESCRIPTORS_RESERVED_PER_SHARD;
+        let descriptors = rlimit::Resource::NOFILE.get();
+        let descriptors = descriptors.map_or(u64::MAX, |(soft, _)| soft);
+        let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
+        let most = shards.saturating_mul(limits::SOCKETS_PER_SHARD_MAX);
+        descriptors.saturating_sub(reserved).clamp(1, most)
+    })
+}
 
 /// One core for each shard, as far as there are cores that this process may use; shards beyond that float.
 fn placements(shards: u16) -> Vec<Placement> {

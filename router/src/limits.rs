@@ -1,5 +1,8 @@
 //! Every bound of the router, each with its unit and its answer when reached.
 //!
+//! What an operator can set (`limits:` of the file) has its default here under its plain name, and its hard bounds as
+//! `.._LEAST` and `.._MAX`; "Limits" in `ARCHITECTURE.md` says what each of them answers.
+//!
 //! Relations between bounds are checked by the compiler at the end of the file.
 
 use std::time::Duration;
@@ -38,6 +41,27 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1;
 /// Largest message in bytes, either way (dataplane 1.5). Above: the link ends.
 pub const MESSAGE_BYTES_MAX: usize = slim_proto::grpc::MESSAGE_BYTES_MAX;
 
+/// Least that `message_bytes` may be set to: a link message of a post-quantum dialer and any header must fit.
+pub const MESSAGE_BYTES_LEAST: usize = 16_384;
+
+/// From the open stream to the link message, where the listener does not say otherwise.
+pub const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection above `connections` or `connections_per_address` waits for room before its link is answered and
+/// ended. Well below the 5 s after which existing clients give up for ever (dataplane 1.7); it is also how often a client
+/// that is turned away comes back, for clients do so at once.
+pub const WAITING_ROOM_STAY: Duration = Duration::from_secs(2);
+
+/// Connections of one shard that wait for room. Above: closed at accept, and their clients do not come back.
+pub const WAITING_ROOM_PER_SHARD: u32 = 4_096;
+
+/// Connections of one address that wait for room, where `connections_per_address` is not more. Above: as for a shard.
+pub const WAITING_ROOM_PER_ADDRESS_LEAST: u32 = 16;
+
+/// File descriptors that are not for clients: rings, listeners, the log, and the waiting room of each shard.
+pub const DESCRIPTORS_RESERVED: u32 = 64;
+pub const DESCRIPTORS_RESERVED_PER_SHARD: u32 = 64;
+
 /// From accept to an OpenChannel request.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,17 +79,57 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// Parts into which one sweep over the connections is cut, so that a shard with many never pauses for all of them.
 pub const SWEEP_PARTS: u32 = 4;
 
-/// Bytes waiting for one receiver from which its publishers get no more credit and their further messages wait.
+/// Bytes waiting for one receiver from which its publishers get no more credit and their further messages wait. Falls to
+/// [`EGRESS_SOFT_BYTES_LEAST`] as what waits for all receivers of the shard grows.
 pub const EGRESS_SOFT_BYTES: usize = 1_048_576;
+pub const EGRESS_SOFT_BYTES_LEAST: usize = 65_536;
+pub const EGRESS_SOFT_BYTES_MAX: usize = 33_554_432;
 
-/// Bytes waiting for one receiver below which its publishers go on.
+/// What a pressed receiver must read within [`EGRESS_GRACE`], in bytes; half of the soft mark if that is less. Its
+/// publishers go on below half of the soft mark.
 pub const EGRESS_LOW_BYTES: usize = EGRESS_SOFT_BYTES / 2;
+
+/// How long a receiver must have taken nothing to be cut when more waits for all receivers than may. Only when an eighth
+/// more waits than may, those that took something later are cut as well.
+pub const EGRESS_CROWDED_GRACE: Duration = Duration::from_millis(250);
+
+/// Least that `egress_bytes` may be set to.
+pub const EGRESS_TOTAL_LEAST: usize = 4_194_304;
+
+/// Least and most that `ingress_bytes_per_second` may be set to.
+pub const INGRESS_BYTES_PER_SECOND_LEAST: u64 = 1_024;
+pub const INGRESS_BYTES_PER_SECOND_MAX: u64 = 1 << 40;
+
+/// Percent of the memory of the machine, or of the control group if that is less, that the process may have resident.
+/// The rest is for the kernel's socket buffers and for others.
+pub const MEMORY_PERCENT: usize = 75;
+
+/// Least that `memory` may be set to: rings, buffers and tables of a router that serves a few.
+pub const MEMORY_LEAST: usize = 33_554_432;
+
+/// Parts of the memory beyond what the router has when it starts. What waits for receivers, what is parked and what is
+/// unfinished may have together 5 of 8; while memory is critical, a quarter of that.
+pub const MEMORY_EIGHTHS_EGRESS: usize = 3;
+pub const MEMORY_EIGHTHS_PARKED: usize = 1;
+pub const MEMORY_EIGHTHS_UNFINISHED: usize = 1;
+pub const MEMORY_CRITICAL_DIVISOR: usize = 4;
+/// Memory is critical above the first, tight above the second, and roomy again below the third.
+pub const MEMORY_EIGHTHS_CRITICAL: usize = 7;
+pub const MEMORY_EIGHTHS_HIGH: usize = 6;
+pub const MEMORY_EIGHTHS_LOW: usize = 5;
+/// A shard that holds this part more than when memory was last looked at has it looked at again.
+pub const MEMORY_STEP_DIVISOR: usize = 64;
+
+/// What a connection and a subscription are reckoned to take, in bytes. Only to know what their leaving gives back:
+/// what they really take shows in the resident memory.
+pub const CONNECTION_BYTES: usize = 4_096;
+pub const SUBSCRIPTION_BYTES: usize = 256;
 
 /// Bytes waiting for one receiver that are never exceeded. Above: the message is dropped for this receiver and counted.
 /// What can arrive above the soft mark is one message from each publisher, and what was on its way between shards.
 pub const EGRESS_HARD_BYTES: usize = 67_108_864;
 
-/// How long a receiver above the low mark may take to read [`EGRESS_LOW_BYTES`]. After it, what waits is dropped and
+/// How long a pressed receiver may take to read [`EGRESS_LOW_BYTES`]. After it, what waits is dropped and
 /// counted and the receiver is cut.
 pub const EGRESS_GRACE: Duration = Duration::from_secs(2);
 
@@ -103,7 +167,12 @@ pub const CONTROL_BYTES_MAX: usize = 16_384;
 pub const ACKS_WAITING_MAX: usize = 65_536;
 
 /// Subscriptions of one connection. Above: answered with an error ack and counted.
-pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 65_536;
+pub const SUBSCRIPTIONS_PER_CONNECTION: usize = 65_536;
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 1_048_576;
+
+/// Names and prefixes subscribed to, on all shards. Above: answered with an error ack and counted.
+pub const NAMES: usize = 4_194_304;
+pub const NAMES_MAX: usize = 1_073_741_824;
 
 /// Subscribes and unsubscribes of one connection that other shards have not all seen. Above: no credit until half of them
 /// are settled, so that nobody changes names faster than all shards can follow.
@@ -157,7 +226,7 @@ pub const DRAIN_HANDSHAKE: Duration = Duration::from_secs(1);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 // A message that is forwarded must fit below the hard mark even when the soft mark has just not been reached.
-const _: () = assert!(EGRESS_HARD_BYTES > EGRESS_SOFT_BYTES + 2 * MESSAGE_BYTES_MAX);
+const _: () = assert!(EGRESS_HARD_BYTES > EGRESS_SOFT_BYTES_MAX + 2 * MESSAGE_BYTES_MAX);
 // A whole message must fit into one parcel's neighbourhood: a parcel is closed after, never in the middle of, a message.
 const _: () = assert!(MESH_OUTBOX_BYTES >= MESH_PARCEL_BYTES);
 const _: () = assert!(EGRESS_LOW_BYTES < EGRESS_SOFT_BYTES);

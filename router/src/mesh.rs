@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crossbeam_queue::ArrayQueue;
 use slim_proto::route_header::RouteHeader;
 use slim_ring::{Ring, RingAddress};
 
+use crate::admission;
+use crate::connection::Peer;
 use crate::limits;
 use crate::routes::{Notice, ShardId, Slot};
 
@@ -33,11 +35,17 @@ pub enum Control {
     Release {
         publisher: Slot,
     },
-    /// A new connection for you, accepted on the listener with this position in the configuration.
-    Adopt {
-        socket: OwnedFd,
-        listener: u16,
-    },
+    /// A new connection for you.
+    Adopt(Box<Newcomer>),
+}
+
+/// A connection that was accepted and admitted, on its way to its shard.
+pub struct Newcomer {
+    pub socket: OwnedFd,
+    /// Position of its listener in the configuration.
+    pub listener: u16,
+    pub peer: Peer,
+    pub entry: admission::Entry,
 }
 
 /// Messages for one shard, in order.
@@ -145,7 +153,7 @@ impl Lane {
     }
 }
 
-/// What the shards of one router share: lanes, who sleeps, how to wake it, how many connections it has.
+/// What the shards of one router share: lanes, who sleeps, how to wake it.
 pub struct Web {
     shards: u16,
     /// `lanes[from * shards + to]`.
@@ -158,7 +166,6 @@ pub struct Web {
 #[derive(Default)]
 struct Node {
     asleep: AtomicBool,
-    connections: AtomicU32,
     address: OnceLock<RingAddress>,
 }
 
@@ -178,22 +185,6 @@ impl Web {
 
     fn node(&self, shard: ShardId) -> &Node {
         &self.nodes[usize::from(shard.0)]
-    }
-
-    /// The shard with the fewest connections, the first of several; counts the new connection there.
-    pub fn place_connection(&self) -> ShardId {
-        let load = |shard: &u16| {
-            self.nodes[usize::from(*shard)]
-                .connections
-                .load(Ordering::Relaxed)
-        };
-        let shard = ShardId((0..self.shards).min_by_key(load).unwrap_or(0));
-        self.node(shard).connections.fetch_add(1, Ordering::Relaxed);
-        shard
-    }
-
-    pub fn connection_gone(&self, shard: ShardId) {
-        self.node(shard).connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -375,6 +366,11 @@ impl Mesh {
         {
             ring.wake(address);
         }
+    }
+
+    /// Message bytes in the outboxes.
+    pub fn bytes(&self) -> usize {
+        self.outboxes.iter().map(|outbox| outbox.weight).sum()
     }
 
     /// Whether all that other shards must hear, messages and confirmations apart, is in the lanes.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admission::Refusal;
+
 /// A count with one writer.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
@@ -58,6 +60,15 @@ counters! {
     connections_open,
     /// Connections refused because the shard's socket table was full.
     connections_refused,
+    /// Connections turned away: the router had as many as it may.
+    refused_connections,
+    /// Connections turned away: their address had as many as one may.
+    refused_address,
+    /// Connections turned away: no memory to spare.
+    refused_memory,
+    /// Of those turned away, connections closed without a word, for too many waited already: their clients do not come
+    /// back by themselves (dataplane 1.7).
+    refused_unheard,
     /// Links that completed their negotiation.
     links_opened,
     /// Publishes received on links.
@@ -70,6 +81,12 @@ counters! {
     subscriptions_acknowledged,
     /// Subscribes and unsubscribes answered with an error.
     subscriptions_refused,
+    /// Of those, because the connection had as many subscriptions as it may.
+    refused_subscriptions,
+    /// Of those, because the shard had as many names as it may.
+    refused_names,
+    /// Of those, because there was no memory to spare.
+    refused_subscriptions_memory,
     /// Dropped: nobody subscribed to the destination (dataplane 4.4).
     dropped_no_route,
     /// Dropped: the ttl was used up (dataplane 4.5).
@@ -92,6 +109,8 @@ counters! {
     dropped_long_header,
     /// Dropped: the receiver's egress was at its hard bound.
     dropped_egress_full,
+    /// Dropped: more waited for all receivers of the shard than may.
+    dropped_egress_total,
     /// Dropped: it waited for a receiver that was cut for being slow.
     dropped_slow_receiver,
     /// Dropped: it waited for a receiver whose connection ended.
@@ -102,6 +121,8 @@ counters! {
     dropped_parked_full,
     /// Connections cut because they read too slowly.
     cut_slow_receiver,
+    /// Connections cut because most waited for them when too much waited for all receivers of the shard.
+    cut_crowding,
     /// Connections ended: not HTTP/2, or a violation of RFC 9113.
     ended_http2,
     /// Connections ended: more useless frames, or a longer header list, than a client may send (RFC 9113 §10.5).
@@ -124,6 +145,10 @@ counters! {
     requests_refused,
     /// Publishers that had to wait (each time).
     publishers_held,
+    /// Publishers that had to wait for their rate to allow more (each time).
+    publishers_throttled,
+    /// Connections that got no credit because memory was tight (each time).
+    publishers_starved,
     /// Log lines not written because of their rate.
     log_lines_suppressed,
     /// io_uring_enter calls of the ring.
@@ -131,6 +156,15 @@ counters! {
 }
 
 impl Counters {
+    /// The counter of connections turned away for this reason.
+    pub(crate) fn refused(&self, refusal: Refusal) -> &Counter {
+        match refusal {
+            Refusal::Connections { .. } => &self.refused_connections,
+            Refusal::Address { .. } => &self.refused_address,
+            Refusal::Memory => &self.refused_memory,
+        }
+    }
+
     pub fn set_ring_enters(&self, n: u64) {
         self.ring_enters.set(n);
     }

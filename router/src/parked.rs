@@ -22,6 +22,11 @@ pub struct Message {
     pub header: RouteHeader,
 }
 
+impl Message {
+    /// What a parked message takes beside its bytes.
+    pub const OVERHEAD_BYTES: usize = size_of::<Message>();
+}
+
 impl Parked {
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
@@ -31,11 +36,11 @@ impl Parked {
         self.messages.len()
     }
 
-    /// Bytes of all messages.
+    /// What all messages take.
     pub fn bytes(&self) -> usize {
         self.messages
             .iter()
-            .map(|message| message.bytes.len())
+            .map(|message| message.bytes.len() + Message::OVERHEAD_BYTES)
             .sum()
     }
 
@@ -118,7 +123,9 @@ mod tests {
         }
         assert_eq!(
             parked.bytes(),
-            all.iter().map(|(bytes, _)| bytes.len()).sum::<usize>()
+            all.iter()
+                .map(|(bytes, _)| bytes.len() + Message::OVERHEAD_BYTES)
+                .sum::<usize>()
         );
         for (bytes, header) in &all {
             let popped = parked.pop().unwrap();

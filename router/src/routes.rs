@@ -201,6 +201,9 @@ pub struct Routes {
     /// Names with a copy, in the order in which the clock hand visits them.
     copies: VecDeque<RouteName>,
     copies_max: usize,
+    /// Names with members on this shard, prefixes among them, and how many there may be.
+    subscribed: usize,
+    subscribed_max: usize,
     tickets: Slab<Ticket>,
     changes: HashMap<u64, Change, RandomState>,
     next_change: u64,
@@ -224,12 +227,34 @@ impl Routes {
             owners,
             copies: VecDeque::new(),
             copies_max: limits::ROUTE_CACHE_NAMES_MAX,
+            subscribed: 0,
+            subscribed_max: limits::NAMES,
             tickets: Slab::new(),
             next_change: 0,
             outgoing: Vec::new(),
             settled: Vec::new(),
             answered: Vec::new(),
         }
+    }
+
+    /// Sets this shard's share of the names that may be subscribed to.
+    pub fn limit_names(&mut self, subscribed_max: usize) {
+        self.subscribed_max = subscribed_max;
+    }
+
+    /// Names with members on this shard; a prefix is one.
+    pub fn subscribed(&self) -> usize {
+        self.subscribed
+    }
+
+    /// Whether a subscription to `name` would make more names than there may be.
+    pub fn is_full_for(&self, name: RouteName) -> bool {
+        // Far from it, no look-up is needed.
+        if self.subscribed + 2 <= self.subscribed_max {
+            return false;
+        }
+        let is_new = |key: &RouteName| self.names.get(key).is_none_or(|e| e.members.is_empty());
+        self.subscribed + keys(name).filter(is_new).count() > self.subscribed_max
     }
 
     fn owner_of(&self, name: &RouteName) -> ShardId {
@@ -335,7 +360,10 @@ impl Routes {
     ) {
         let ticket = self.open_ticket(connection, subscription_id);
         for key in keys(name) {
-            let changed = self.entry(key).members.add(connection, class);
+            let members = &mut self.entry(key).members;
+            let is_new = members.is_empty();
+            let changed = members.add(connection, class);
+            self.subscribed += usize::from(is_new);
             self.announce(key, changed, Some(ticket));
         }
         self.close_ticket(ticket);
@@ -370,7 +398,10 @@ impl Routes {
                 let Some(entry) = self.names.get_mut(&key) else {
                     continue;
                 };
-                if entry.members.remove(connection) {
+                let was_empty = entry.members.is_empty();
+                let left = entry.members.remove(connection);
+                self.subscribed -= usize::from(!was_empty && entry.members.is_empty());
+                if left {
                     self.announce(key, true, None);
                 }
                 self.tidy(key);
@@ -462,6 +493,15 @@ impl Routes {
         self.names.len()
     }
 
+    /// Bytes that the table takes when it grows next, if that is near: a table grows all at once.
+    pub fn growth_bytes(&self) -> usize {
+        growth_bytes(
+            self.names.len(),
+            self.names.capacity(),
+            size_of::<(RouteName, Entry)>(),
+        )
+    }
+
     fn open_ticket(&mut self, connection: Slot, subscription_id: u64) -> u32 {
         let settled = Settled {
             connection,
@@ -487,7 +527,9 @@ impl Routes {
         } = self.tickets.remove(ticket as usize);
         for key in leaving.into_iter().flatten() {
             if let Some(entry) = self.names.get_mut(&key) {
+                let was_empty = entry.members.is_empty();
                 entry.members.finish_leaving(settled.connection);
+                self.subscribed -= usize::from(!was_empty && entry.members.is_empty());
             }
             self.tidy(key);
         }
@@ -671,6 +713,16 @@ fn keys(name: RouteName) -> impl Iterator<Item = RouteName> {
         ..name
     };
     std::iter::once(union).chain((name.id != InstanceId::NULL).then_some(name))
+}
+
+/// What a hash table of `capacity` takes when it doubles, if three quarters of it are used.
+pub fn growth_bytes(entries: usize, capacity: usize, entry_bytes: usize) -> usize {
+    if entries < capacity / 4 * 3 {
+        0
+    } else {
+        // Seven of eight places are used at most, and each has a byte beside it.
+        2 * capacity / 7 * 8 * (entry_bytes + 1)
+    }
 }
 
 fn pick(

@@ -13,8 +13,10 @@
 mod connections;
 mod deadlines;
 mod ending;
+mod pressure;
+mod waiting_room;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,13 +29,16 @@ use tracing::warn;
 use connections::{Connections, LogGate};
 
 use crate::accept;
+use crate::admission::Admission;
 use crate::config::Config;
-use crate::connection::{Connection, End, Phase};
+use crate::connection::{Admitted, Connection, End, Phase};
 use crate::control::Orders;
 use crate::egress::Pool;
 use crate::limits;
-use crate::mesh::{Control, Mesh, Web};
+use crate::memory::{Memory, Shares};
+use crate::mesh::{Control, Mesh, Newcomer, Web};
 use crate::metrics::Counters;
+use crate::rate::Rates;
 use crate::routes::{Delivery, Notice, Routes, Settled, ShardId, Slot};
 
 /// A shard and its ring.
@@ -76,7 +81,9 @@ pub struct Core {
     /// Closed connections whose publishes still wait for what holds them. Each hold ends, so each of them goes.
     left: HashMap<Slot, Box<Connection>, ahash::RandomState>,
     pub mesh: Mesh,
-    pub web: Arc<Web>,
+    pub admission: Arc<Admission>,
+    pub memory: Arc<Memory>,
+    rates: Rates,
     pub counters: Arc<Counters>,
     pub pool: Pool,
     /// Read once a turn.
@@ -97,6 +104,28 @@ pub struct Core {
     pub parked_bytes: usize,
     /// Bytes of messages that have not come whole yet.
     pub unfinished_bytes: usize,
+    /// Bytes that wait for all receivers, those shared among them apart.
+    pub egress_bytes: usize,
+    /// Above it, messages are dropped.
+    pub egress_bytes_max: usize,
+    /// Above it, the turn has taken in enough.
+    egress_pause_bytes: usize,
+    /// Above it, a receiver is pressed. Set once a turn.
+    pub egress_soft_bytes: usize,
+    /// Subscriptions of all connections.
+    pub subscriptions: usize,
+    /// What this shard may hold; changes with `tight`.
+    pub shares: Shares,
+    /// No memory for anything new, as of the last look.
+    pub tight: bool,
+    /// Tight, and too much waits: no publisher gets credit.
+    pub starving: bool,
+    /// Whose credit is owed to them.
+    starved: Vec<Slot>,
+    /// [`Core::account_bytes`] when memory was last looked at.
+    account_looked_at: usize,
+    /// Publishers above their rate.
+    throttled: BinaryHeap<pressure::Throttled>,
     /// `messages_delivered` as this stage of the turn began.
     delivered_before: u64,
     /// Bytes read from sockets in this stage.
@@ -117,6 +146,8 @@ pub struct Plan {
     pub shards: u16,
     pub config: Arc<Config>,
     pub web: Arc<Web>,
+    pub admission: Arc<Admission>,
+    pub memory: Arc<Memory>,
     pub counters: Arc<Counters>,
     pub orders: Arc<Orders>,
     pub owners: ahash::RandomState,
@@ -129,6 +160,8 @@ impl Shard {
             shards,
             config,
             web,
+            admission,
+            memory,
             counters,
             orders,
             owners,
@@ -140,7 +173,7 @@ impl Shard {
             receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
             sockets_max: limits::SOCKETS_PER_SHARD_MAX,
         })?;
-        let mesh = Mesh::join(shard, web.clone(), &ring);
+        let mesh = Mesh::join(shard, web, &ring);
         orders.join(shard, ring.waker());
         let acceptors = config
             .listeners
@@ -158,15 +191,25 @@ impl Shard {
             })
             .collect();
         let now = Instant::now();
+        let mut routes = Routes::new(shard, shards, owners);
+        routes.limit_names(config.limits.names.div_ceil(usize::from(shards)));
+        let rates = Rates {
+            messages: config.limits.ingress_messages_per_second,
+            bytes: config.limits.ingress_bytes_per_second,
+        };
+        let shares = memory.shares();
+        let egress_soft_bytes = config.limits.egress_bytes_per_connection;
         let core = Core {
             shard,
             acceptors,
             config,
             connections: Connections::default(),
             left: HashMap::default(),
-            routes: Routes::new(shard, shards, owners),
+            routes,
             mesh,
-            web,
+            admission,
+            memory,
+            rates,
             counters,
             pool: Pool::default(),
             now,
@@ -180,6 +223,17 @@ impl Shard {
             resumable: Vec::new(),
             parked_bytes: 0,
             unfinished_bytes: 0,
+            egress_bytes: 0,
+            egress_bytes_max: shares.egress_bytes,
+            egress_pause_bytes: shares.step_bytes,
+            egress_soft_bytes,
+            subscriptions: 0,
+            shares,
+            tight: false,
+            starving: false,
+            starved: Vec::new(),
+            account_looked_at: 0,
+            throttled: BinaryHeap::new(),
             delivered_before: 0,
             stage_received_bytes: 0,
             postponed: Vec::new(),
@@ -215,9 +269,11 @@ impl Shard {
     /// Serves until the drain is complete. An error is one of the ring itself, from which no shard recovers.
     pub fn run(&mut self) -> Result<(), RingError> {
         loop {
-            let due = self.core.acknowledge_at().unwrap_or(self.sweep_at);
+            let due = [self.core.acknowledge_at(), self.core.throttled_until()];
             let patience = due
-                .min(self.sweep_at)
+                .into_iter()
+                .flatten()
+                .fold(self.sweep_at, Instant::min)
                 .saturating_duration_since(self.core.now);
             let wait = if self.core.postponed.is_empty() && self.postponed_events.is_empty() {
                 self.core.mesh.may_wait(patience)
@@ -227,6 +283,7 @@ impl Shard {
             self.ring.turn(Some(wait))?;
             self.core.mesh.awake();
             self.core.now = Instant::now();
+            self.core.release_throttled();
             self.core.begin_stage();
             self.take_events();
             self.core.begin_stage();
@@ -236,6 +293,8 @@ impl Shard {
             }
             self.core.begin_stage();
             self.core.go_on();
+            self.core.settle();
+            self.core.keep_within_limits();
             self.core.settle();
             self.core.flush(&mut self.ring);
             self.follow_orders();
@@ -330,13 +389,24 @@ impl Shard {
     /// A new connection goes to the shard with the fewest: a few busy clients must not share one core of many.
     fn accept(&mut self, socket: OwnedFd, listener: u16) {
         self.core.counters.connections_accepted.add(1);
-        let shard = self.core.web.place_connection();
+        let peer = accept::prepare(&socket);
+        let memory = self.core.memory.state();
+        let entry = match self.core.admission.enter(&peer, memory) {
+            Ok(entry) => entry,
+            Err(refusal) => return self.core.refuse_unheard(&peer, refusal),
+        };
+        let shard = entry.shard;
+        let newcomer = Newcomer {
+            socket,
+            listener,
+            peer,
+            entry,
+        };
         if shard == self.core.shard {
-            self.core.adopt(&mut self.ring, socket, listener);
+            self.core.adopt(&mut self.ring, newcomer);
         } else {
-            self.core
-                .mesh
-                .tell(shard, Control::Adopt { socket, listener });
+            let newcomer = Control::Adopt(Box::new(newcomer));
+            self.core.mesh.tell(shard, newcomer);
         }
     }
 
@@ -346,6 +416,7 @@ impl Shard {
         self.sweep_at = self.core.now + limits::SWEEP_INTERVAL;
         self.sweep_part = (self.sweep_part + 1) % limits::SWEEP_PARTS;
         self.core.sweep_pressed(late);
+        self.core.look_at_memory();
         self.core.sweep_connections(self.sweep_part);
         self.core
             .counters
@@ -378,6 +449,7 @@ impl Shard {
             // Twice, for this turn may have left some of what came before.
             for _ in 0..2 {
                 while !self.core.receive_mesh(&mut self.ring) {
+                    self.core.keep_within_limits();
                     self.core.begin_stage();
                 }
             }
@@ -396,8 +468,13 @@ impl Core {
         }
     }
 
-    fn adopt(&mut self, ring: &mut Ring, socket: OwnedFd, listener: u16) {
-        let peer = accept::prepare(&socket);
+    fn adopt(&mut self, ring: &mut Ring, newcomer: Newcomer) {
+        let Newcomer {
+            socket,
+            listener,
+            peer,
+            entry,
+        } = newcomer;
         let settings = Settings {
             initial_window_bytes: limits::RECEIVE_WINDOW_BYTES,
             max_frame_bytes: limits::RECEIVE_FRAME_BYTES_MAX,
@@ -407,15 +484,22 @@ impl Core {
         match ring.adopt(socket) {
             Ok(socket) => {
                 let control = self.pool.buffer();
-                let connection =
-                    Connection::new(socket, listener, peer, control, settings, self.now);
+                let limited = self.rates.is_limited();
+                let admitted = Admitted {
+                    listener,
+                    peer,
+                    entry,
+                    ingress: limited.then(|| Box::new(self.rates.bucket(self.now))),
+                    message_bytes_max: self.config.limits.message_bytes,
+                };
+                let connection = Connection::new(socket, admitted, control, settings, self.now);
                 self.dirty.push(connection.slot);
                 self.connections.put(Box::new(connection));
                 self.counters.connections_open.add(1);
             }
             Err((error, _socket)) => {
                 self.counters.connections_refused.add(1);
-                self.web.connection_gone(self.shard);
+                self.admission.leave(&entry);
                 if self.log_gate.admit(self.now, &self.counters) {
                     warn!(%peer, %error, "connection refused");
                 }
@@ -428,6 +512,7 @@ impl Core {
             return;
         };
         connection.egress.sent();
+        connection.egress.account(&mut self.egress_bytes, self.now);
         match error {
             Some(error) => self.end(&mut connection, &End::Failed(error)),
             None => {
@@ -478,6 +563,7 @@ impl Core {
     pub fn has_done_enough(&self) -> bool {
         self.counters.messages_delivered.get() - self.delivered_before >= limits::STAGE_DELIVERIES
             || self.stage_received_bytes >= limits::STAGE_RECEIVED_BYTES
+            || self.egress_bytes > self.egress_pause_bytes
     }
 
     /// Lets publishers go on that the last turn had no time for.
@@ -511,7 +597,7 @@ impl Core {
                         }
                     }
                     Control::Release { publisher } => self.release_publisher(publisher),
-                    Control::Adopt { socket, listener } => self.adopt(ring, socket, listener),
+                    Control::Adopt(newcomer) => self.adopt(ring, *newcomer),
                 }
             }
         }
@@ -535,7 +621,7 @@ impl Core {
                 };
                 connection.unsettled = connection.unsettled.saturating_sub(1);
                 if connection.unsettled == limits::SUBSCRIPTIONS_UNSETTLED_MAX / 2 {
-                    connection.release_credit();
+                    self.release_credit(&mut connection);
                     self.mark_dirty(&mut connection);
                 }
                 if subscription_id != 0
@@ -602,12 +688,13 @@ impl Core {
             ring.shutdown_write(socket);
         }
         for socket in std::mem::take(&mut self.closing) {
-            if let Some(connection) = self.connections.take(socket.into()) {
+            if let Some(mut connection) = self.connections.take(socket.into()) {
+                connection.egress.close_account(&mut self.egress_bytes);
+                self.admission.leave(&connection.entry);
                 if !connection.parked.is_empty() {
                     self.left.insert(connection.slot, connection);
                 }
                 self.counters.connection_closed();
-                self.web.connection_gone(self.shard);
                 ring.close(socket);
             }
         }

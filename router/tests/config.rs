@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use slim_router::args::Args;
 use slim_router::config::{
-    CONFIG_FILE_BYTES_MAX, Config, ConfigError, ConfigFile, LISTEN_DEFAULT, ListenAddress,
+    CONFIG_FILE_BYTES_MAX, Config, ConfigError, ConfigFile, LISTEN_DEFAULT, Limits, ListenAddress,
     SHARDS_MAX,
 };
 use slim_router::logging::{self, LogFilter, LogFormat, LogLevel};
@@ -888,5 +888,114 @@ proptest! {
             Err(ConfigError::Refused { problems }) => prop_assert!(!problems.is_empty() && problems.iter().all(|p| p.line > 0)),
             Err(other) => prop_assert!(false, "{other}"),
         }
+    }
+}
+
+#[test]
+fn limits_are_read_and_listeners_take_over_the_negotiation_timeout_that_they_do_not_say() {
+    let text = "\
+limits:
+  connections: 1000
+  connections_per_address: 10
+  subscriptions_per_connection: 20
+  names: 500
+  message_bytes: 64 KiB
+  negotiation_timeout: 1s500ms
+  egress_bytes_per_connection: 2MB
+  egress_bytes: 1 GiB
+  ingress_messages_per_second: 100
+  ingress_bytes_per_second: 1000000
+  memory: 2 GB
+services:
+  slim/0:
+    dataplane:
+      servers:
+        - {endpoint: '127.0.0.1:1', tls: {insecure: true}}
+        - {endpoint: '127.0.0.1:2', tls: {insecure: true}, negotiation_timeout_secs: 7}
+";
+    // Wherever the section stands.
+    let (section, rest) = text.split_at(text.find("services:").unwrap());
+    for text in [text.to_owned(), format!("{rest}{section}")] {
+        let config = check(&text).unwrap();
+        let expected = Limits {
+            connections: Some(1_000),
+            connections_per_address: Some(10),
+            subscriptions_per_connection: 20,
+            names: 500,
+            message_bytes: 65_536,
+            negotiation_timeout: Duration::from_millis(1_500),
+            egress_bytes_per_connection: 2_000_000,
+            egress_bytes: Some(1 << 30),
+            ingress_messages_per_second: Some(100),
+            ingress_bytes_per_second: Some(1_000_000),
+            memory: Some(2_000_000_000),
+        };
+        assert_eq!(config.limits, expected);
+        let timeouts: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|l| l.negotiation_timeout)
+            .collect();
+        assert_eq!(
+            timeouts,
+            [Duration::from_millis(1_500), Duration::from_secs(7)]
+        );
+        let shown = config.to_string();
+        assert!(
+            shown.contains("1000 connections (10 an address), 20 subscriptions"),
+            "{shown}"
+        );
+    }
+    let config = check(&server_with("http2_only: true")).unwrap();
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn a_limit_that_makes_no_sense_is_refused_with_its_line_and_what_is_accepted() {
+    for (limit, reason) in [
+        (
+            "connections: 0",
+            "limits.connections: is `0`; 1 to 33554432 is accepted",
+        ),
+        (
+            "connections: many",
+            "limits.connections: is `many`; a whole number is expected",
+        ),
+        (
+            "conections: 1",
+            "limits.conections: unknown key; did you mean `connections`?",
+        ),
+        (
+            "message_bytes: 100",
+            "limits.message_bytes: is `100`; 16384 to 4194304 is accepted",
+        ),
+        (
+            "message_bytes: 5 MiB",
+            "limits.message_bytes: is `5 MiB`; 16384 to 4194304 bytes are accepted",
+        ),
+        (
+            "memory: 1.5 GiB",
+            "limits.memory: is `1.5 GiB`; bytes are expected: a whole number, alone or with kB",
+        ),
+        ("memory: 1 MiB", "limits.memory: is `1 MiB`; 33554432 to "),
+        (
+            "negotiation_timeout: 5",
+            "limits.negotiation_timeout: is `5`; a duration with its unit",
+        ),
+        (
+            "negotiation_timeout: 0s",
+            "limits.negotiation_timeout: is `0s`; it must be longer",
+        ),
+        ("ingress_messages_per_second: 0", "is `0`; 1 to "),
+        (
+            "egress_bytes_per_connection: 1GiB",
+            "is `1GiB`; 65536 to 33554432 bytes are accepted",
+        ),
+    ] {
+        let text = format!("{}\nlimits:\n  {limit}\n", server_with("http2_only: true"));
+        let problems = problems(&text);
+        assert!(problems.starts_with("node.yaml:3: "), "{problems}");
+        assert!(problems.contains(reason), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
     }
 }

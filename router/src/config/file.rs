@@ -6,8 +6,8 @@
 use super::section::{Findings, Item, shown};
 use super::yaml::{self, Node};
 use super::{
-    Config, ConfigError, Environment, ListenAddress, ListenerConfig, NODE_ID_BYTES_MAX, Remark,
-    SHARDS_MAX,
+    Config, ConfigError, Environment, Limits, ListenAddress, ListenerConfig, NODE_ID_BYTES_MAX,
+    Remark, SHARDS_MAX,
 };
 use crate::logging::LogFilter;
 use std::io::Read;
@@ -24,7 +24,20 @@ const FRAME_SIZE_MIB_MAX: u64 = 15;
 const HEADER_LIST_BYTES_MAX: u64 = 16_384;
 const NEGOTIATION_TIMEOUT_SECS_MAX: u64 = 3_600;
 
-const TOP_KEYS: &[&str] = &["tracing", "runtime", "services"];
+const TOP_KEYS: &[&str] = &["tracing", "runtime", "services", "limits"];
+pub(super) const LIMITS_KEYS: &[&str] = &[
+    "connections",
+    "connections_per_address",
+    "subscriptions_per_connection",
+    "names",
+    "message_bytes",
+    "negotiation_timeout",
+    "egress_bytes_per_connection",
+    "egress_bytes",
+    "ingress_messages_per_second",
+    "ingress_bytes_per_second",
+    "memory",
+];
 const TRACING_KEYS: &[&str] = &[
     "log_level",
     "filters",
@@ -174,11 +187,18 @@ fn top(item: &Item, found: &mut Findings) -> Option<Config> {
     let mut runtime = Runtime::default();
     // Outside: whether the key is there. Inside: what it gave, which is nothing if it has a problem.
     let mut config: Option<Option<Config>> = None;
-    for (name, item) in found.entries(item)? {
+    let entries = found.entries(item)?;
+    // Before the rest, wherever it stands: listeners take over what they do not say themselves.
+    let limits = match entries.iter().find(|(name, _)| *name == "limits") {
+        Some((_, item)) => Limits::read(item, found),
+        None => Limits::default(),
+    };
+    for (name, item) in entries {
         match name {
+            "limits" => {}
             "tracing" => tracing = read_tracing(&item, found),
             "runtime" => runtime = read_runtime(&item, found),
-            "services" => config = Some(services(&item, found)),
+            "services" => config = Some(services(&item, &limits, found)),
             _ => found.unknown(&item, name, TOP_KEYS),
         }
     }
@@ -193,6 +213,7 @@ fn top(item: &Item, found: &mut Findings) -> Option<Config> {
     config.tracing.thread_names = tracing.thread_names;
     config.tracing.thread_ids = tracing.thread_ids;
     config.shards = runtime.shards.unwrap_or(config.shards);
+    config.limits = limits;
     config.drain_timeout = runtime.drain_timeout.unwrap_or(config.drain_timeout);
     Some(config)
 }
@@ -287,7 +308,7 @@ fn read_runtime(item: &Item, found: &mut Findings) -> Runtime {
     runtime
 }
 
-fn services(item: &Item, found: &mut Findings) -> Option<Config> {
+fn services(item: &Item, limits: &Limits, found: &mut Findings) -> Option<Config> {
     let entries = found.entries(item)?;
     if entries.is_empty() {
         return found.refuse_value(item, "is empty; one service, such as `slim/0`, is needed");
@@ -296,7 +317,7 @@ fn services(item: &Item, found: &mut Findings) -> Option<Config> {
     for (position, (name, item)) in entries.into_iter().enumerate() {
         match name.split_once('/') {
             Some(("slim", id)) if is_service_id(id) && position == 0 => {
-                config = service(&item, found)
+                config = service(&item, limits, found)
             }
             Some(("slim", id)) if is_service_id(id) => {
                 found.refuse(
@@ -323,7 +344,7 @@ fn is_service_id(id: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-fn service(item: &Item, found: &mut Findings) -> Option<Config> {
+fn service(item: &Item, limits: &Limits, found: &mut Findings) -> Option<Config> {
     let mut node_id = None;
     let mut domain_name = None;
     let mut listeners = None;
@@ -340,7 +361,7 @@ fn service(item: &Item, found: &mut Findings) -> Option<Config> {
             }
             // In the existing node, an empty name is no name (dataplane 5.3).
             "domain_name" => domain_name = identity(&item, found).filter(|name| !name.is_empty()),
-            "dataplane" => listeners = Some(dataplane(&item, found)),
+            "dataplane" => listeners = Some(dataplane(&item, limits, found)),
             "controller" => controller(&item, found),
             "auth" if item.is_absent() => {}
             "auth" => found.refuse(
@@ -419,7 +440,7 @@ fn controller(item: &Item, found: &mut Findings) {
     }
 }
 
-fn dataplane(item: &Item, found: &mut Findings) -> Option<Vec<ListenerConfig>> {
+fn dataplane(item: &Item, limits: &Limits, found: &mut Findings) -> Option<Vec<ListenerConfig>> {
     let mut listeners: Vec<ListenerConfig> = Vec::new();
     let mut has_servers = false;
     for (name, item) in found.entries(item)? {
@@ -427,7 +448,7 @@ fn dataplane(item: &Item, found: &mut Findings) -> Option<Vec<ListenerConfig>> {
             "servers" => {
                 has_servers = !item.is_empty();
                 for item in found.items(&item).unwrap_or_default() {
-                    let Some(listener) = server(&item, found) else {
+                    let Some(listener) = server(&item, limits, found) else {
                         continue;
                     };
                     compare(&item, &listener, &listeners, found);
@@ -484,7 +505,7 @@ fn compare(
     }
 }
 
-fn server(item: &Item, found: &mut Findings) -> Option<ListenerConfig> {
+fn server(item: &Item, limits: &Limits, found: &mut Findings) -> Option<ListenerConfig> {
     let mut address = None;
     let mut has_endpoint = false;
     let mut has_tls = false;
@@ -571,7 +592,7 @@ fn server(item: &Item, found: &mut Findings) -> Option<ListenerConfig> {
     }
     let mut listener = ListenerConfig::new(address?);
     listener.require_header_mac = require_header_mac.unwrap_or(listener.require_header_mac);
-    listener.negotiation_timeout = negotiation_timeout.unwrap_or(listener.negotiation_timeout);
+    listener.negotiation_timeout = negotiation_timeout.unwrap_or(limits.negotiation_timeout);
     listener.keepalive_interval = keepalive.interval.unwrap_or(listener.keepalive_interval);
     listener.keepalive_timeout = keepalive.timeout.unwrap_or(listener.keepalive_timeout);
     Some(listener)

@@ -192,6 +192,50 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// A number of things, from `least` to `most`.
+    pub fn count<T: Copy + TryInto<u64> + TryFrom<u64>>(
+        &mut self,
+        item: &Item,
+        least: T,
+        most: T,
+    ) -> Option<T> {
+        let most = most.try_into().unwrap_or(u64::MAX);
+        let number = self.number(item, least.try_into().unwrap_or(0), most)?;
+        T::try_from(number).ok()
+    }
+
+    /// A number of bytes from `least` to `most`: a whole number, or one with a unit, such as `64 MiB`.
+    pub fn bytes<T: Copy + TryInto<u64> + TryFrom<u64>>(
+        &mut self,
+        item: &Item,
+        least: T,
+        most: T,
+    ) -> Option<T> {
+        if !matches!(item.node.value, Value::Text(_)) {
+            return self.count(item, least, most);
+        }
+        let text = self.text(item)?;
+        let Some(bytes) = parse_bytes(&text) else {
+            return self.wrong(
+                item,
+                "bytes are expected: a whole number, alone or with kB, MB, GB, KiB, MiB or GiB",
+            );
+        };
+        let least = least.try_into().unwrap_or(0);
+        let most = most.try_into().unwrap_or(u64::MAX);
+        if !(least..=most).contains(&bytes) {
+            return self.wrong(item, &format!("{least} to {most} bytes are accepted"));
+        }
+        T::try_from(bytes).ok()
+    }
+
+    /// Sets what has a default, if the file gives it.
+    pub fn set<T>(&mut self, setting: &mut T, read: impl FnOnce(&mut Self) -> Option<T>) {
+        if let Some(value) = read(self) {
+            *setting = value;
+        }
+    }
+
     pub fn duration(&mut self, item: &Item) -> Option<Duration> {
         if let Value::Integer { .. } | Value::Number { .. } = item.node.value {
             return self.wrong(
@@ -261,6 +305,24 @@ impl<'a> Findings<'a> {
     }
 }
 
+/// `None` for what is no number of bytes, or too many for any.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let bytes: u64 = match unit.trim_start() {
+        "" => 1,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(bytes)
+}
+
 fn read_substitute(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = std::fs::File::open(path)
@@ -324,6 +386,24 @@ mod tests {
         assert_eq!(nearest("rate", &known), None);
         assert_eq!(nearest("", &known), None);
         assert_eq!(nearest(&"x".repeat(10_000), &known), None);
+    }
+
+    #[test]
+    fn bytes_are_a_whole_number_with_or_without_a_unit() {
+        assert_eq!(parse_bytes("17"), Some(17));
+        assert_eq!(parse_bytes("64 MiB"), Some(64 << 20));
+        assert_eq!(parse_bytes("3GB"), Some(3_000_000_000));
+        for wrong in [
+            "",
+            "MiB",
+            "1.5 GiB",
+            "-1",
+            "1 mb",
+            "99999999999 GiB",
+            "1 GiB x",
+        ] {
+            assert_eq!(parse_bytes(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

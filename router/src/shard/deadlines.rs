@@ -65,7 +65,9 @@ impl Core {
                 connection.egress.listed = false;
                 return false;
             }
-            if !connection.egress.has_stopped(self.now, late) {
+            // However much may wait for it: reading slowly is no reason to cut it.
+            let low_bytes = (self.egress_soft_bytes / 2).min(limits::EGRESS_LOW_BYTES);
+            if !connection.egress.has_stopped(self.now, late, low_bytes) {
                 return true;
             }
             let end = End::Slow {
@@ -94,13 +96,21 @@ impl Core {
         let listener = &self.config.listeners[usize::from(connection.listener)];
         let (interval, timeout) = (listener.keepalive_interval, listener.keepalive_timeout);
         let stalled_for = connection.stalled_for(self.now);
+        // Memory that nobody reads is wanted by others.
+        let stall_timeout = match self.tight {
+            true => limits::EGRESS_GRACE,
+            false => limits::STALL_TIMEOUT,
+        };
+        if connection.waiting_link.is_some() {
+            return self.look_for_room(connection);
+        }
         let end = match &connection.phase {
             Phase::Handshaking { deadline } if *deadline <= self.now => End::NoRequest,
             Phase::Negotiating { deadline, .. } if *deadline <= self.now => End::NoLink {
                 seconds: listener.negotiation_timeout.as_secs(),
             },
             Phase::Ending { deadline, .. } if *deadline <= self.now => End::Closed,
-            Phase::Open(_) if stalled_for > limits::STALL_TIMEOUT => End::Stalled {
+            Phase::Open(_) if stalled_for > stall_timeout => End::Stalled {
                 bytes: connection.egress.bytes(),
             },
             // It had its chance to read what waited.

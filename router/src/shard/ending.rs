@@ -42,9 +42,11 @@ impl Core {
         }
         self.count_and_log(connection, end);
         let stream = connection.stream();
+        connection.waiting_link = None;
         self.unfinished_bytes -= connection.deframer.buffered_bytes();
         connection.deframer = Deframer::default();
         if let Phase::Open(link) = &connection.phase {
+            self.subscriptions -= link.subscriptions.len();
             self.routes
                 .disconnect(connection.slot, link.subscriptions.names());
         }
@@ -64,7 +66,9 @@ impl Core {
             Farewell::None => {
                 let lost = connection.egress.messages();
                 let counter = match end {
-                    End::Slow { .. } | End::Stalled { .. } => &self.counters.dropped_slow_receiver,
+                    End::Slow { .. } | End::Stalled { .. } | End::Crowding { .. } => {
+                        &self.counters.dropped_slow_receiver
+                    }
                     _ => &self.counters.dropped_receiver_left,
                 };
                 counter.add(lost);
@@ -73,6 +77,7 @@ impl Core {
                     half_closed: true,
                     peer_closed: false,
                 };
+                connection.egress.close_account(&mut self.egress_bytes);
                 self.close(connection);
                 return;
             }
@@ -103,6 +108,7 @@ impl Core {
         connection.egress.lend(&mut self.pool);
         let lost = connection.egress.finish(&last_words);
         self.counters.dropped_receiver_left.add(lost);
+        connection.egress.account(&mut self.egress_bytes, self.now);
         connection.phase = Phase::Ending {
             deadline: self.now + limits::LINGER,
             half_closed: false,
@@ -140,6 +146,8 @@ impl Core {
             End::Silent { .. } => (Some(&counters.ended_keepalive), true),
             End::ControlUnread | End::AcksUnread => (Some(&counters.ended_control_flood), true),
             End::Slow { .. } | End::Stalled { .. } => (Some(&counters.cut_slow_receiver), true),
+            End::Crowding { .. } => (Some(&counters.cut_crowding), true),
+            End::TurnedAway(refusal) => (Some(counters.refused(*refusal)), true),
         };
         if let Some(counter) = counter {
             counter.add(1);
@@ -164,6 +172,8 @@ impl Core {
             };
             if self.is_drained(&connection) {
                 self.end(&mut connection, &End::Drained);
+            } else if connection.waiting_link.is_some() {
+                self.answer_waiting(&mut connection);
             } else if let Phase::Handshaking { deadline } = &mut connection.phase {
                 *deadline = (*deadline).min(self.now + limits::DRAIN_HANDSHAKE);
             } else if let Phase::Ending { .. } = connection.phase {

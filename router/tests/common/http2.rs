@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -116,10 +116,26 @@ pub struct Http2 {
 impl Http2 {
     /// Connects, and reads the router's SETTINGS: then it has accepted and placed the connection.
     pub fn connect(address: SocketAddr) -> Http2 {
+        Http2::try_connect(address).expect("the router's SETTINGS")
+    }
+
+    /// `None` if it is closed before the router has said anything.
+    pub fn try_connect(address: SocketAddr) -> Option<Http2> {
         let socket = TcpStream::connect_timeout(&address, PATIENCE).expect("the router listens");
         socket.set_nodelay(true).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        Http2::greet(Socket::Tcp(socket))
+        Http2::try_greet(Socket::Tcp(socket))
+    }
+
+    /// From this address of this machine.
+    pub fn connect_from(local: Ipv4Addr, address: SocketAddr) -> Http2 {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((local, 0)).into()).unwrap();
+        socket.connect(&address.into()).expect("the router listens");
+        socket.set_tcp_nodelay(true).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        Http2::greet(Socket::Tcp(socket.into()))
     }
 
     pub fn connect_unix(path: &Path) -> Http2 {
@@ -129,6 +145,10 @@ impl Http2 {
     }
 
     fn greet(socket: Socket) -> Http2 {
+        Http2::try_greet(socket).expect("the router's SETTINGS")
+    }
+
+    fn try_greet(socket: Socket) -> Option<Http2> {
         let mut http2 = Http2 {
             socket,
             input: Vec::new(),
@@ -143,10 +163,10 @@ impl Http2 {
             router_initial_window: 65_535,
             seen: Vec::new(),
         };
-        let settings = http2.next_frame().expect("the router's SETTINGS");
+        let settings = http2.next_frame()?;
         assert_eq!(settings.kind, kind::SETTINGS);
         http2.take_settings(&settings);
-        http2
+        Some(http2)
     }
 
     /// This side's address, as the router's log names the peer. TCP only.
