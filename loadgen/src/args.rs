@@ -179,7 +179,7 @@ pub struct Traffic {
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
-    /// The server: slim://HOST:PORT, HOST:PORT, unix:///PATH or nats://HOST:PORT
+    /// The server: slim://HOST:PORT, HOST:PORT, unix:///PATH, nats://HOST:PORT, or tcp://HOST:PORT for the tcp-relay
     #[arg(long, value_name = "ADDR", default_value = "slim://127.0.0.1:46357")]
     pub target: Target,
     /// Whether SLIM links agree on a key and sign, as default clients do; a node must be told to accept `off`

@@ -4,7 +4,7 @@
 //! ```text
 //! args -> plan -> run -+-> worker: ring, links, schedules -> ledgers, histograms -+-> report -> table, JSON, .hgrm, SVG
 //!                      |             |                                            |
-//!                      |             +-- link: slim (http2, negotiation, message), nats
+//!                      |             +-- link: slim (http2, negotiation, message), nats, tcp
 //!                      +-> accounting: processor time and memory, ours and the server's
 //! sweep, compare: several runs
 //! ```
@@ -16,7 +16,7 @@
 //! | [`worker`], [`schedule`] | one thread, one ring, its share of the connections; when an open loop's events are due |
 //! | [`target`], [`link`] | where a server is; one connection to it in any protocol: the trait that a new protocol implements |
 //! | [`slim`], [`http2`], [`message`] | a link as a default SLIM client has it; templates, tags made ahead, the stamp in every payload |
-//! | [`nats`] | the same in NATS's protocol |
+//! | [`nats`], [`tcp`] | the same in NATS's protocol; and without one, to a relay of plain bytes |
 //! | [`ledger`], [`spread`] | what arrived: lost, duplicated, reordered; first receiver to last |
 //! | [`accounting`], [`machine`] | `/proc`: processor time, memory, what machine this is |
 //! | [`report`], [`curve`] | the result: one record, for people and as JSON |
@@ -44,4 +44,5 @@ pub mod slim;
 pub mod spread;
 pub mod sweep;
 pub mod target;
+pub mod tcp;
 pub mod worker;

@@ -13,6 +13,7 @@ use slim_ring::SendBuffers;
 use crate::http2::Http2Error;
 use crate::message::{Flow, Stamp};
 use crate::nats::NatsError;
+use crate::tcp::TcpError;
 
 /// A connection of one client, from its first byte to its last.
 pub trait Link {
@@ -134,6 +135,8 @@ pub enum LinkError {
     UnwantedKey,
     #[error(transparent)]
     Nats(#[from] NatsError),
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     #[error("the subscription was refused: {text}")]
     SubscriptionRefused { text: String },
     #[error("the server closed the connection")]

@@ -10,7 +10,7 @@ use crate::args::{Command, Common, Mac, Traffic};
 use crate::choice::{Choice, SizeDraws, Sizes};
 use crate::link::Opening;
 use crate::message::{Flow, STAMP_BYTES};
-use crate::target::Target;
+use crate::target::{Protocol, Target};
 
 /// Fan-out of a message for all, as clients write it (dataplane 4.4).
 const FANOUT_ALL: u32 = 256;
@@ -41,6 +41,10 @@ pub enum PlanError {
     Core { core: usize, available: Vec<usize> },
     #[error("no random numbers: {0}")]
     Random(String),
+    #[error(
+        "tcp:// is a relay of bytes: it takes stream, rate, and fanout with 1 publisher, each publisher with one name"
+    )]
+    PlainBytes,
     #[error("`{command}` is no workload that can be run as one")]
     NoWorkload { command: &'static str },
 }
@@ -153,6 +157,9 @@ impl Plan {
             Command::Compare(_) | Command::Plot(_) => (&no_traffic, Duration::ZERO),
         };
         let names = workload.names(traffic.names)?;
+        if common.target.protocol() == Protocol::TcpRelay && !workload.fits_plain_bytes(names) {
+            return Err(PlanError::PlainBytes);
+        }
         let cores = checked_cores(common)?;
         let run = getrandom::u64().map_err(|error| PlanError::Random(error.to_string()))?;
         let cast = Cast {
@@ -312,6 +319,15 @@ impl Workload {
             return Err(PlanError::Ledgers { ledgers });
         }
         Ok(names)
+    }
+
+    /// Whether each connection only sends, to one name that nobody else sends to, or only receives from one.
+    fn fits_plain_bytes(self, names: usize) -> bool {
+        match self {
+            Self::Stream { pairs, .. } | Self::Rate { pairs, .. } => names == pairs,
+            Self::Fanout { publishers, .. } => publishers == 1 && names == 1,
+            Self::Ping { .. } | Self::Connect { .. } => false,
+        }
     }
 
     fn receivers_per_message(self) -> u64 {
@@ -563,6 +579,14 @@ mod tests {
                 rate: 2_000_000_000
             }
         );
+        for command in [
+            "ping --target tcp://a:1",
+            "connect --target tcp://a:1",
+            "stream --names 9 --target tcp://a:1",
+            "fanout --publishers 2 --target tcp://a:1",
+        ] {
+            assert_eq!(refusal(command), PlanError::PlainBytes, "{command}");
+        }
         let core = refusal("ping --cores 100000");
         assert!(matches!(core, PlanError::Core { core: 100_000, .. }));
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::link::{Link, Material, Opening};
 use crate::nats::NatsLink;
 use crate::slim::SlimLink;
+use crate::tcp::TcpLink;
 
 /// How long one TCP connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,15 +33,21 @@ pub enum Target {
     Nats {
         authority: String,
     },
+    /// Plain bytes to the `tcp-relay` of `slim-bench`.
+    TcpRelay {
+        authority: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     #[error(
-        "`{scheme}://` is not supported; slim://HOST:PORT, HOST:PORT, unix:///PATH and nats://HOST:PORT are"
+        "`{scheme}://` is not supported; slim://HOST:PORT, HOST:PORT, unix:///PATH, nats://HOST:PORT and tcp://HOST:PORT are"
     )]
     Scheme { scheme: String },
-    #[error("slim://HOST:PORT, HOST:PORT, unix:///PATH or nats://HOST:PORT is expected")]
+    #[error(
+        "slim://HOST:PORT, HOST:PORT, unix:///PATH, nats://HOST:PORT or tcp://HOST:PORT is expected"
+    )]
     Shape,
     #[error("the address is longer than {AUTHORITY_BYTES_MAX} bytes")]
     Long,
@@ -50,14 +57,18 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let mut is_nats = false;
+        let mut protocol = Protocol::Slim;
         let authority = match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => {
                 return Ok(Self::Unix { path: path.into() });
             }
             Some(("slim" | "http", rest)) => rest.trim_end_matches('/'),
             Some(("nats", rest)) => {
-                is_nats = true;
+                protocol = Protocol::Nats;
+                rest.trim_end_matches('/')
+            }
+            Some(("tcp", rest)) => {
+                protocol = Protocol::TcpRelay;
                 rest.trim_end_matches('/')
             }
             Some(("unix", _)) => return Err(TargetError::Shape),
@@ -71,10 +82,10 @@ impl FromStr for Target {
             _ if authority.len() > AUTHORITY_BYTES_MAX => Err(TargetError::Long),
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 let authority = authority.to_owned();
-                Ok(if is_nats {
-                    Self::Nats { authority }
-                } else {
-                    Self::Tcp { authority }
+                Ok(match protocol {
+                    Protocol::Slim => Self::Tcp { authority },
+                    Protocol::Nats => Self::Nats { authority },
+                    Protocol::TcpRelay => Self::TcpRelay { authority },
                 })
             }
             _ => Err(TargetError::Shape),
@@ -88,6 +99,7 @@ impl fmt::Display for Target {
             Self::Tcp { authority } => write!(f, "slim://{authority}"),
             Self::Unix { path } => write!(f, "unix://{}", path.display()),
             Self::Nats { authority } => write!(f, "nats://{authority}"),
+            Self::TcpRelay { authority } => write!(f, "tcp://{authority}"),
         }
     }
 }
@@ -97,6 +109,7 @@ impl fmt::Display for Target {
 pub enum Protocol {
     Slim,
     Nats,
+    TcpRelay,
 }
 
 impl Protocol {
@@ -104,6 +117,7 @@ impl Protocol {
         match self {
             Self::Slim => "slim",
             Self::Nats => "nats",
+            Self::TcpRelay => "tcp",
         }
     }
 }
@@ -124,7 +138,7 @@ enum Address {
 impl Target {
     pub fn resolve(&self) -> io::Result<Resolved> {
         let address = match self {
-            Self::Tcp { authority } | Self::Nats { authority } => {
+            Self::Tcp { authority } | Self::Nats { authority } | Self::TcpRelay { authority } => {
                 let address = authority.to_socket_addrs()?.next();
                 Address::Tcp(address.ok_or_else(|| io::Error::other("the host has no address"))?)
             }
@@ -140,6 +154,7 @@ impl Target {
         match self {
             Self::Tcp { .. } | Self::Unix { .. } => Protocol::Slim,
             Self::Nats { .. } => Protocol::Nats,
+            Self::TcpRelay { .. } => Protocol::TcpRelay,
         }
     }
 }
@@ -170,6 +185,7 @@ impl Resolved {
             Target::Tcp { authority } => Box::new(SlimLink::open(authority, opening, material)),
             Target::Unix { .. } => Box::new(SlimLink::open("localhost", opening, material)),
             Target::Nats { .. } => Box::new(NatsLink::open(opening, material)),
+            Target::TcpRelay { .. } => Box::new(TcpLink::open(&opening, material)),
         }
     }
 }
@@ -190,6 +206,8 @@ mod tests {
         assert_eq!("http://[::1]:9/".parse(), tcp("[::1]:9"));
         let authority = "host:4222".to_owned();
         assert_eq!("nats://host:4222/".parse(), Ok(Target::Nats { authority }));
+        let authority = "host:1".to_owned();
+        assert_eq!("tcp://host:1".parse(), Ok(Target::TcpRelay { authority }));
         let path = PathBuf::from("/run/slim.sock");
         assert_eq!("unix:///run/slim.sock".parse(), Ok(Target::Unix { path }));
     }

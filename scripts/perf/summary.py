@@ -21,6 +21,17 @@ FORMAT = "slim-perf 1"
 
 OURS, REFERENCE, OURS_MAC_OFF, NATS, BASELINE = "ours", "reference", "ours, MAC off", "nats", "baseline"
 PEERS = [OURS, REFERENCE, OURS_MAC_OFF, NATS, BASELINE]
+# Large payloads are measured in bytes, beside a relay of plain bytes on the same ring.
+RELAY = "tcp-relay"
+LARGE_PEERS = [OURS, REFERENCE, NATS, RELAY]
+LARGE = {
+    "stream-4-64k": "stream, 4 pairs, 64 KiB",
+    "stream-4-1m": "stream, 4 pairs, 1 MiB",
+    "fanout-16-64k": "fan-out to 16, 64 KiB",
+    "fanout-16-1m": "fan-out to 16, 1 MiB",
+}
+# Of what the relay moves in the same processor time.
+LARGE_GOAL = 0.80
 
 TITLES = {
     "ping-1": "ping, 1 pair",
@@ -32,6 +43,7 @@ TITLES = {
     "fanout-256": "fan-out to 256",
     "rate-20000": "20,000/s over 16 pairs",
     "connect-2000": "2,000 idle connections",
+    **LARGE,
 }
 
 
@@ -49,6 +61,12 @@ def figure(run, *path):
 
 def cpu_us(run):
     return figure(run, "server", "cpu_us_per_delivered")
+
+
+def mb_per_cpu_s(run):
+    """Payload that arrived, in 10^6 bytes, for each second of the server's processor time."""
+    mb_per_s, cores = figure(run, "traffic", "delivered_payload_mb_per_s"), figure(run, "server", "cores_used")
+    return mb_per_s / cores if mb_per_s and cores else None
 
 
 def p99_us(run):
@@ -118,11 +136,14 @@ def workloads_of(report):
     return [name for name in TITLES if any(run["workload"] == name for run in report["runs"])]
 
 
+def messages_of(report):
+    """The workloads that are measured by the message."""
+    return [name for name in workloads_of(report) if name not in LARGE and not name.startswith("connect")]
+
+
 def cost_table(report):
     runs, rows = report["runs"], []
-    for workload in workloads_of(report):
-        if workload.startswith("connect"):
-            continue
+    for workload in messages_of(report):
         cost = {}
         for peer in PEERS:
             found = of(runs, workload, peer)
@@ -137,13 +158,33 @@ def cost_table(report):
     return table(head, rows)
 
 
+def large_table(report):
+    runs, rows = report["runs"], []
+    for workload in (name for name in workloads_of(report) if name in LARGE):
+        cells = [marked(spread(values(of(runs, workload, peer), mb_per_cpu_s), ",.0f"), of(runs, workload, peer)) for peer in LARGE_PEERS]
+        beside_relay = [spread(ratios(runs, workload, peer, RELAY, mb_per_cpu_s)) for peer in (OURS, REFERENCE, NATS)]
+        rows.append([LARGE[workload], *cells, f"**{beside_relay[0]}**", *beside_relay[1:]])
+    head = ["workload", *LARGE_PEERS, "ours to relay", "reference to relay", "NATS to relay"]
+    return table(head, rows)
+
+
+def large_latency_table(report):
+    runs, rows = report["runs"], []
+    rate = lambda run: figure(run, "traffic", "delivered_payload_mb_per_s")
+    for workload in (name for name in workloads_of(report) if name in LARGE):
+        cells = []
+        for peer in LARGE_PEERS:
+            found = of(runs, workload, peer)
+            cells.append(f"{middle(values(found, rate), ',.0f')}; {middle(values(found, p99_us), ',.0f')}")
+        rows.append([LARGE[workload], *cells])
+    return table(["workload", *(f"{peer}: MB/s; p99, us" for peer in LARGE_PEERS)], rows)
+
+
 def latency_table(report):
     runs, rows = report["runs"], []
     rate = lambda run: figure(run, "traffic", "delivered_per_s")
     p50 = lambda run: figure(run, "traffic", "latency", "p50_us")
-    for workload in workloads_of(report):
-        if workload.startswith("connect"):
-            continue
+    for workload in messages_of(report):
         cells = []
         for peer in PEERS:
             found = of(runs, workload, peer)
@@ -160,9 +201,9 @@ def stick_table(report):
     """The load generator's own cost, and that of the reference node: a stick must be lighter than what it measures."""
     runs, rows = report["runs"], []
     own = lambda run: figure(run, "loadgen", "cpu_us_per_delivered")
-    for workload in workloads_of(report):
+    for workload in messages_of(report):
         # Open loops spin while they wait: their processor time says nothing.
-        if workload.startswith(("connect", "rate")):
+        if workload.startswith("rate"):
             continue
         cost = {peer: values(of(runs, workload, peer), own) for peer in PEERS}
         theirs = values(of(runs, workload, REFERENCE), cpu_us)
@@ -179,7 +220,7 @@ def limits(report):
     lines = []
     for workload in workloads_of(report):
         peers_by_limit = {}
-        for peer in PEERS:
+        for peer in LARGE_PEERS if workload in LARGE else PEERS:
             run = median_run(of(report["runs"], workload, peer))
             if run and run["record"].get("limit"):
                 peers_by_limit.setdefault(run["record"]["limit"], []).append(peer)
@@ -227,12 +268,29 @@ def our_failures(report):
     return [run for run in report["runs"] if run["peer"] not in (REFERENCE, NATS) and what_failed(run)]
 
 
+def large_lines(report):
+    if not any(name in LARGE for name in workloads_of(report)):
+        return []
+    return [
+        "## Large payloads: MB for each second of the server's CPU",
+        "",
+        "10^6 bytes of payload that arrived, for each second of processor time of the server's threads; more is better. The "
+        "relay moves plain bytes on the router's own ring, one copy in user space: no message, no flow control but its own, no name. "
+        f"Ours is to reach {LARGE_GOAL:.2f} of it.",
+        "",
+        *large_table(report),
+        "Medians of what arrived, and of the time from publisher to subscriber.",
+        "",
+        *large_latency_table(report),
+    ]
+
+
 def summary(report):
     lines = [
         f"# Measured {report['date']}",
         "",
         f"`{report['command']}`: {report['rounds']} rounds of {report['seconds']} s, every run with a fresh server on one core and the "
-        "load on another; payloads of 256 bytes. Median (least–most). Ratios are within a round: below 1, ours is cheaper.",
+        "load on another; payloads of 256 bytes where nothing else is said. Median (least–most). Ratios are within a round: below 1, ours is cheaper.",
         "",
         *(["A quick run: few short rounds, for a first look. Without `--quick` there are more, longer ones and a sweep.", ""]
           if report.get("quick") else []),
@@ -250,6 +308,7 @@ def summary(report):
         "rate). One machine holds server and load: read them beside each other, not alone.",
         "",
         *latency_table(report),
+        *large_lines(report),
         "## Idle connections",
         "",
         *idle_table(report),
@@ -302,9 +361,7 @@ def newest_result():
 def readme_table():
     folder, report = newest_result()
     runs, rows = report["runs"], []
-    for workload in workloads_of(report):
-        if workload.startswith("connect"):
-            continue
+    for workload in messages_of(report):
         cost = lambda peer: marked(middle(values(of(runs, workload, peer), cpu_us)), of(runs, workload, peer))
         rows.append([
             TITLES[workload],
@@ -317,6 +374,14 @@ def readme_table():
         for value in values(of(runs, "connect-2000", peer), lambda run: figure(run, "server", "resident_bytes_per_connection"))
     ], ".1f")
     head = ["server CPU, us a message", "ours", "reference", "ratio", "ours, MAC off", "NATS", "ratio"]
+    beside_relay = {
+        title: ratios(runs, workload, OURS, RELAY, mb_per_cpu_s) for workload, title in LARGE.items() if of(runs, workload, RELAY)
+    }
+    large = [
+        "Large payloads, bytes for each second of server CPU beside a plain TCP relay on the same ring (`tcp-relay`; 1 is as much): "
+        + "; ".join(f"{title} {spread(found)}" for title, found in beside_relay.items()) + ".",
+        "",
+    ] if beside_relay else []
     return "\n".join([
         BEGIN,
         "",
@@ -326,6 +391,7 @@ def readme_table():
         "",
         *table(head, rows)[:-1],
         "",
+        *large,
         f"At 20,000/s, p99 since a message was due: ours {late(OURS)} us, reference {late(REFERENCE)} us, NATS {late(NATS)} us. Memory of "
         f"an idle connection: ours {kib(OURS)} KiB, reference {kib(REFERENCE)} KiB, NATS {kib(NATS)} KiB. All of it, with plots:",
         f"[`perf-results/{folder}`](perf-results/{folder}/summary.md).",

@@ -85,6 +85,21 @@ class Arithmetic(unittest.TestCase):
         self.assertIn("| **no** |", heavy)
         self.assertIn("| yes |", light)
 
+    def test_large_payloads_are_measured_in_bytes_beside_the_relay(self):
+        def large(peer, round_number, mb_per_s, cores):
+            found = run(peer, round_number, workload="fanout-16-1m", cores_used=cores)
+            found["record"]["traffic"]["delivered_payload_mb_per_s"] = mb_per_s
+            return found
+        runs = [large("ours", 1, 800.0, 0.5), large("tcp-relay", 1, 2000.0, 1.0), large("ours", 2, 900.0, 0.5), large("tcp-relay", 2, 2000.0, 1.0)]
+        self.assertEqual(summary.ratios(runs, "fanout-16-1m", "ours", "tcp-relay", summary.mb_per_cpu_s), [0.8, 0.9])
+        text = summary.summary(report(runs))
+        self.assertIn("| fan-out to 16, 1 MiB | 1,700 (1,600–1,800) | – | – | 2,000 (2,000–2,000) | **0.85 (0.80–0.90)** | – | – |", text)
+        # By the message they are not measured.
+        self.assertNotIn("fan-out to 16, 1 MiB", "\n".join(summary.cost_table(report(runs))))
+
+    def test_a_result_of_before_there_were_large_payloads_has_none(self):
+        self.assertNotIn("Large payloads", summary.summary(report([run("ours", 1, 2.0)])))
+
     def test_a_report_is_read_back(self):
         filed = report([run("ours", 1, 2.0), run("nats", 1, 1.0)])
         with tempfile.TemporaryDirectory() as folder:
@@ -119,6 +134,14 @@ class Readme(unittest.TestCase):
             text = file.read()
         self.assertIn("| ping, 64 pairs | 2.00 |", text)
         self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n"))
+
+    def test_large_payloads_are_named_where_they_were_measured(self):
+        os.makedirs(os.path.join(self.root, "perf-results", "2026-01-02-a"))
+        runs = [run(peer, 1, workload="stream-4-1m") for peer in ("ours", "tcp-relay")]
+        for found in runs:
+            found["record"]["traffic"]["delivered_payload_mb_per_s"] = 100.0
+        summary.write_report(report(runs), os.path.join(self.root, "perf-results", "2026-01-02-a", "report.json"))
+        self.assertIn("stream, 4 pairs, 1 MiB 1.00.", summary.readme_table())
 
     def test_a_table_that_is_not_of_the_newest_result_is_refused(self):
         self.file("2026-01-02-a", "2026-01-02T09:00:00+00:00", 2.0)
