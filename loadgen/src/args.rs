@@ -31,6 +31,8 @@ pub enum Command {
     Rate(Rate),
     /// Connections that are subscribed and idle; what they cost the server, and what replacing them takes
     Connect(Connect),
+    /// A receiver that stops reading, or reads at half the speed, beside others; what that costs the others
+    Slow(Slow),
     /// One workload against several targets in turn, round by round, with ratios
     Compare(Compare),
     /// Draws records of earlier runs (--json) into one SVG
@@ -46,6 +48,7 @@ impl Command {
             Self::Fanout(fanout) => Some(&mut fanout.common),
             Self::Rate(rate) => Some(&mut rate.common),
             Self::Connect(connect) => Some(&mut connect.common),
+            Self::Slow(slow) => Some(&mut slow.common),
             Self::Compare(_) | Self::Plot(_) => None,
         }
     }
@@ -125,6 +128,42 @@ pub struct Connect {
     /// Connections that are closed and opened anew each second meanwhile, oldest first
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub churn: u64,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Slow {
+    /// Receivers, the slow ones among them
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub receivers: usize,
+    /// Receivers that are slow
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub stopped: usize,
+    /// They read half of what comes instead of nothing, and must lose nothing
+    #[arg(long)]
+    pub half_speed: bool,
+    /// One publisher sends to each receiver by its own name, in random order, instead of each message to all
+    #[arg(long)]
+    pub unicast: bool,
+    /// Messages per second of the one publisher [default: 500 to all, or 12,000 to one each]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<u64>,
+    /// Bytes of payloads, as of the other workloads
+    #[arg(long, value_name = "BYTES", default_value = "4096")]
+    pub payload: Sizes,
+    /// How long all read: what the others' latency is compared to
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub before: Duration,
+    /// How long the slow are slow and the others are looked at for it: what the server lets wait, and its time of grace
+    #[arg(long, value_name = "TIME", default_value = "6s", value_parser = duration)]
+    pub during: Duration,
+    /// How long the others are looked at after that
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub after: Duration,
+    /// Traffic before all that, not measured
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub warm_up: Duration,
     #[command(flatten)]
     pub common: Common,
 }
@@ -276,6 +315,7 @@ Examples:
   slim-loadgen rate --rate 10000 --sweep --duration 2s
   slim-loadgen stream --payload 64:70,1024:25,65536:5 --names 10000 --names-by zipf:1.1
   slim-loadgen connect --connections 2000 --churn 200
+  slim-loadgen slow --receivers 64 --stopped 1 --unicast
   slim-loadgen compare --against ours=127.0.0.1:46357,pid=71 --against nats=nats://127.0.0.1:4222,pid=72 \\
                -- stream --pairs 4 --cores 1
 
@@ -283,7 +323,8 @@ Exit status:
   0  measured, and every message arrived once and in order
   1  could not start, or cut short: the result, if any, is marked as partial
   2  the arguments are wrong
-  3  messages were lost, duplicated, reordered or damaged (unless --allow-faults)
+  3  messages were lost, duplicated, reordered or damaged (unless --allow-faults); of `slow` those of a receiver that
+     stopped do not count
   4  the rate that was asked for was not reached";
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! | [`target`], [`link`] | where a server is; one connection to it in any protocol: the trait that a new protocol implements |
 //! | [`slim`], [`http2`], [`message`] | a link as a default SLIM client has it; templates, tags made ahead, the stamp in every payload |
 //! | [`nats`], [`tcp`] | the same in NATS's protocol; and without one, to a relay of plain bytes |
+//! | [`slow`] | receivers that read too slowly, beside others |
 //! | [`ledger`], [`spread`] | what arrived: lost, duplicated, reordered; first receiver to last |
 //! | [`accounting`], [`machine`] | `/proc`: processor time, memory, what machine this is |
 //! | [`report`], [`curve`] | the result: one record, for people and as JSON |
@@ -41,6 +42,7 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod slim;
+pub mod slow;
 pub mod spread;
 pub mod sweep;
 pub mod target;

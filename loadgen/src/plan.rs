@@ -10,6 +10,7 @@ use crate::args::{Command, Common, Mac, Traffic};
 use crate::choice::{Choice, SizeDraws, Sizes};
 use crate::link::Opening;
 use crate::message::{Flow, STAMP_BYTES};
+use crate::slow::Slowness;
 use crate::target::{Protocol, Target};
 
 /// Fan-out of a message for all, as clients write it (dataplane 4.4).
@@ -20,6 +21,12 @@ const CLIENTS_MAX: usize = 1_000_000;
 const NAMES_MAX: usize = 1_000_000;
 /// Pairs of a flow and a receiver in one run. Each has a ledger.
 const LEDGERS_MAX: usize = 10_000_000;
+/// Slow receivers of one run. Each has a thread.
+const SLOW_MAX: usize = 256;
+/// Messages per second beside a slow receiver, if nothing is said: of 4 KiB, so that within two seconds more waits for one that
+/// stopped than its own window and the router's mark take.
+const SLOW_FANOUT_PER_S: u64 = 500;
+const SLOW_UNICAST_PER_S: u64 = 12_000;
 /// Messages per second of one run: one a nanosecond.
 const RATE_MAX: u64 = 1_000_000_000;
 
@@ -41,6 +48,10 @@ pub enum PlanError {
     Core { core: usize, available: Vec<usize> },
     #[error("no random numbers: {0}")]
     Random(String),
+    #[error(
+        "--stopped {slow} of {receivers} receivers: at most {SLOW_MAX}, and one of the others is needed"
+    )]
+    Slow { slow: usize, receivers: usize },
     #[error(
         "tcp:// is a relay of bytes: it takes stream, rate, and fanout with 1 publisher, each publisher with one name"
     )]
@@ -75,6 +86,33 @@ pub enum Workload {
         /// Replaced each second.
         churn_per_s: u64,
     },
+    Slow {
+        receivers: usize,
+        /// Of those.
+        slow: usize,
+        slowness: Slowness,
+        is_unicast: bool,
+        messages_per_s: u64,
+    },
+}
+
+/// The parts of a measured time in which receivers are slow: before, during, and after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    pub before: Duration,
+    pub during: Duration,
+    pub after: Duration,
+}
+
+impl Windows {
+    /// Which of the three a time since the start is in; what is later is in the last.
+    pub fn at(&self, since: Duration) -> usize {
+        usize::from(since >= self.before) + usize::from(since >= self.before + self.during)
+    }
+
+    pub fn total(&self) -> Duration {
+        self.before + self.during + self.after
+    }
 }
 
 /// What one connection does.
@@ -90,6 +128,8 @@ pub enum Role {
     Publisher,
     /// Counts.
     Subscriber,
+    /// Counts, and reads too slowly for a while.
+    Slow,
     Idle,
 }
 
@@ -119,6 +159,10 @@ pub struct Plan {
     pub cores: Vec<usize>,
     /// For each worker, its clients.
     pub clients: Vec<Vec<Client>>,
+    /// Those that are on no worker, but each on a thread of its own.
+    pub slow_clients: Vec<Client>,
+    /// Of `slow`, which parts the measured time has.
+    pub windows: Windows,
     /// Receivers of each published message.
     pub receivers_per_message: u64,
     /// As typed, for the report.
@@ -141,19 +185,30 @@ impl Plan {
     pub fn new(command: &Command, command_line: String) -> Result<Self, PlanError> {
         let (workload, common) = Workload::of(command)?;
         workload.check()?;
-        let no_traffic = Traffic {
+        let mut windows = Windows::default();
+        let mut no_traffic = Traffic {
             payload: Sizes::Fixed(STAMP_BYTES),
             names: None,
             names_by: crate::choice::Popularity::Uniform,
             duration: Duration::ZERO,
             warm_up: Duration::ZERO,
         };
+        if let Command::Slow(slow) = command {
+            no_traffic.payload = slow.payload.clone();
+            no_traffic.warm_up = slow.warm_up;
+            windows = Windows {
+                before: slow.before,
+                during: slow.during,
+                after: slow.after,
+            };
+        }
         let (traffic, duration) = match command {
             Command::Ping(ping) => (&ping.traffic, ping.traffic.duration),
             Command::Stream(stream) => (&stream.traffic, stream.traffic.duration),
             Command::Fanout(fanout) => (&fanout.traffic, fanout.traffic.duration),
             Command::Rate(rate) => (&rate.traffic, rate.traffic.duration),
             Command::Connect(connect) => (&no_traffic, connect.hold),
+            Command::Slow(_) => (&no_traffic, windows.total()),
             Command::Compare(_) | Command::Plot(_) => (&no_traffic, Duration::ZERO),
         };
         let names = workload.names(traffic.names)?;
@@ -169,6 +224,11 @@ impl Plan {
             sizes: traffic.payload.draws(run),
             traffic,
         };
+        let mut clients = cast.clients(workload, cores.len().max(1));
+        let mut slow_clients = Vec::new();
+        for share in &mut clients {
+            slow_clients.extend(share.extract_if(.., |client| client.role == Role::Slow));
+        }
         Ok(Self {
             workload,
             target: common.target.clone(),
@@ -177,7 +237,9 @@ impl Plan {
             warm_up: traffic.warm_up,
             duration,
             server_pid: common.server_pid,
-            clients: cast.clients(workload, cores.len().max(1)),
+            clients,
+            slow_clients,
+            windows,
             cores,
             receivers_per_message: workload.receivers_per_message(),
             command_line,
@@ -191,7 +253,7 @@ impl Plan {
     }
 
     pub fn client_count(&self) -> usize {
-        self.clients.iter().map(Vec::len).sum()
+        self.clients.iter().map(Vec::len).sum::<usize>() + self.slow_clients.len()
     }
 }
 
@@ -245,6 +307,24 @@ impl Workload {
                 },
                 &connect.common,
             ),
+            Command::Slow(slow) => (
+                Self::Slow {
+                    receivers: slow.receivers,
+                    slow: slow.stopped,
+                    slowness: if slow.half_speed {
+                        Slowness::HalfSpeed
+                    } else {
+                        Slowness::Stopped
+                    },
+                    is_unicast: slow.unicast,
+                    messages_per_s: slow.rate.unwrap_or(if slow.unicast {
+                        SLOW_UNICAST_PER_S
+                    } else {
+                        SLOW_FANOUT_PER_S
+                    }),
+                },
+                &slow.common,
+            ),
             Command::Compare(_) => return Err(PlanError::NoWorkload { command: "compare" }),
             Command::Plot(_) => return Err(PlanError::NoWorkload { command: "plot" }),
         })
@@ -288,6 +368,26 @@ impl Workload {
                 }
                 (&[("connections", connections)], connections)
             }
+            Self::Slow {
+                receivers,
+                slow,
+                messages_per_s,
+                ..
+            } => {
+                if messages_per_s > RATE_MAX {
+                    return Err(PlanError::Rate {
+                        rate: messages_per_s,
+                    });
+                }
+                if slow >= receivers || slow > SLOW_MAX {
+                    return Err(PlanError::Slow { slow, receivers });
+                }
+                let rate = messages_per_s as usize;
+                (
+                    &[("stopped", slow), ("rate", rate)],
+                    receivers.saturating_add(1),
+                )
+            }
         };
         if let Some((option, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(PlanError::Zero { option });
@@ -309,6 +409,7 @@ impl Workload {
                 subscribers,
             } => (1, publishers.saturating_mul(subscribers)),
             Self::Connect { .. } => (1, 0),
+            Self::Slow { receivers, .. } => (1, receivers),
         };
         let names = asked.unwrap_or(least);
         if names < least || names > NAMES_MAX.max(least) {
@@ -327,12 +428,18 @@ impl Workload {
             Self::Stream { pairs, .. } | Self::Rate { pairs, .. } => names == pairs,
             Self::Fanout { publishers, .. } => publishers == 1 && names == 1,
             Self::Ping { .. } | Self::Connect { .. } => false,
+            Self::Slow { is_unicast, .. } => names == 1 && !is_unicast,
         }
     }
 
     fn receivers_per_message(self) -> u64 {
         match self {
             Self::Fanout { subscribers, .. } => subscribers as u64,
+            Self::Slow {
+                receivers,
+                is_unicast: false,
+                ..
+            } => receivers as u64,
             _ => 1,
         }
     }
@@ -401,6 +508,12 @@ impl Cast<'_> {
                 publishers,
                 subscribers,
             } => self.fan_out(publishers, subscribers, &mut shares),
+            Workload::Slow {
+                receivers,
+                slow,
+                is_unicast,
+                ..
+            } => self.beside_slow(receivers, slow, is_unicast, &mut shares),
             Workload::Connect { connections, .. } => {
                 for id in 0..connections {
                     let name = self.name("idle", id);
@@ -483,6 +596,47 @@ impl Cast<'_> {
     }
 }
 
+impl Cast<'_> {
+    /// One publisher; the first `slow` of the receivers are slow.
+    fn beside_slow(
+        &self,
+        receivers: usize,
+        slow: usize,
+        is_unicast: bool,
+        shares: &mut [Vec<Client>],
+    ) {
+        let workers = shares.len();
+        let names: Vec<Name> = match is_unicast {
+            true => (0..receivers)
+                .map(|number| self.name("receiver", number))
+                .collect(),
+            false => vec![self.name("channel", 0)],
+        };
+        let flow = |(number, name): (usize, &Name)| Flow {
+            id: number as u32,
+            destination: name.clone(),
+            fanout: if is_unicast { 1 } else { FANOUT_ALL },
+        };
+        let flows = names.iter().enumerate().map(flow).collect();
+        let own = self.name("publisher", 0);
+        let publisher = self.client(0, Role::Publisher, own.clone(), vec![own], flows, 0..0);
+        shares[0].push(publisher);
+        for number in 0..receivers {
+            let role = if number < slow {
+                Role::Slow
+            } else {
+                Role::Subscriber
+            };
+            let flow = if is_unicast { number } else { 0 };
+            let subscriptions = vec![names[flow].clone()];
+            let name = self.name("subscriber", number);
+            let hears = flow as u32..flow as u32 + 1;
+            let client = self.client(1 + number, role, name, subscriptions, Vec::new(), hears);
+            shares[number % workers].push(client);
+        }
+    }
+}
+
 /// The numbers of flows that follow each other.
 fn range_of(flows: &[Flow]) -> Range<u32> {
     let first = flows.first().map_or(0, |flow| flow.id);
@@ -540,6 +694,36 @@ mod tests {
     }
 
     #[test]
+    fn slow_receivers_are_on_no_worker_and_hear_as_the_others_do() {
+        for (command, flows) in [("slow", 1), ("slow --unicast", 64)] {
+            let plan = plan(&format!("{command} --stopped 3")).unwrap();
+            assert_eq!((plan.slow_clients.len(), plan.client_count()), (3, 65));
+            let others: Vec<&Client> = plan.clients.iter().flatten().collect();
+            let publisher = others.iter().find(|c| c.role == Role::Publisher).unwrap();
+            assert_eq!(publisher.opening.flows.len(), flows);
+            for client in others.iter().copied().chain(&plan.slow_clients) {
+                for flow in client.hears.clone() {
+                    let sent_to = &publisher.opening.flows[flow as usize].destination;
+                    assert_eq!(&client.opening.subscriptions[0], sent_to, "{command}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_is_in_one_of_three_windows() {
+        let second = Duration::from_secs(1);
+        let windows = Windows {
+            before: second,
+            during: 2 * second,
+            after: second,
+        };
+        let at =
+            [0, 999, 1_000, 2_999, 3_000, 9_000].map(|ms| windows.at(Duration::from_millis(ms)));
+        assert_eq!((at, windows.total()), ([0, 0, 1, 1, 2, 2], 4 * second));
+    }
+
+    #[test]
     fn every_client_has_a_name_and_a_link_of_its_own() {
         let plan = plan("connect --connections 100").unwrap();
         let clients: Vec<&Client> = plan.clients.iter().flatten().collect();
@@ -556,6 +740,8 @@ mod tests {
             ("ping --in-flight 0", "in-flight"),
             ("stream --batch 0", "batch"),
             ("rate --rate 0", "rate"),
+            ("slow --stopped 0", "stopped"),
+            ("slow --rate 0", "rate"),
         ] {
             assert_eq!(refusal(command), PlanError::Zero { option });
         }
@@ -577,6 +763,13 @@ mod tests {
             refusal("rate --rate 2000000000"),
             PlanError::Rate {
                 rate: 2_000_000_000
+            }
+        );
+        assert_eq!(
+            refusal("slow --receivers 4 --stopped 4"),
+            PlanError::Slow {
+                slow: 4,
+                receivers: 4
             }
         );
         for command in [

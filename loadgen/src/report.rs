@@ -11,6 +11,7 @@ use crate::ledger::Faults;
 use crate::machine::Machine;
 use crate::plan::Workload;
 use crate::plot::{PlotError, Series, latency_by_percentile, latency_by_throughput};
+use crate::slow::{Slow, Slowness};
 use crate::sweep::{Step, Sweep};
 
 /// Of the layout of the records.
@@ -44,6 +45,8 @@ pub struct Report {
     pub set_up: SetUp,
     pub traffic: Option<Traffic>,
     pub churn: Option<Churn>,
+    /// Of a run beside slow receivers.
+    pub slow: Option<Slow>,
     pub faults: Faults,
     pub loadgen: Loadgen,
     pub server: Option<Server>,
@@ -175,7 +178,8 @@ impl Report {
         {
             return Some(self.what_limited_the_rate(rate, traffic));
         }
-        if traffic.delivered == 0 {
+        // Beside slow receivers it spins too, and who is to wait is what is measured.
+        if traffic.delivered == 0 || self.slow.is_some() {
             return None;
         }
         let server = self.server.as_ref().and_then(|server| server.cores_used);
@@ -258,6 +262,25 @@ impl fmt::Display for Workload {
                 f,
                 "fanout: {publishers} publisher(s), {subscribers} subscriber(s) each"
             ),
+            Self::Slow {
+                receivers,
+                slow,
+                slowness,
+                is_unicast,
+                messages_per_s,
+            } => write!(
+                f,
+                "slow: {messages_per_s}/s {} {receivers} receivers, of which {slow} {}",
+                if *is_unicast {
+                    "to one each of"
+                } else {
+                    "to all of"
+                },
+                match slowness {
+                    Slowness::Stopped => "stop reading",
+                    Slowness::HalfSpeed => "read at half the speed",
+                }
+            ),
             Self::Connect {
                 connections,
                 churn_per_s: 0,
@@ -300,10 +323,11 @@ impl fmt::Display for Report {
                 "  routed messages      {:.0}/s, {:.1} MB/s of payload",
                 traffic.delivered_per_s, traffic.delivered_payload_mb_per_s
             )?;
-            let what = match (traffic.round_trips_per_s, &traffic.rate) {
+            let is_paced = traffic.rate.is_some() || self.slow.is_some();
+            let what = match (traffic.round_trips_per_s, is_paced) {
                 (Some(_), _) => "round-trip time",
-                (None, None) => "one-way time",
-                (None, Some(_)) => "time since due",
+                (None, false) => "one-way time",
+                (None, true) => "time since due",
             };
             put_latency(f, what, &traffic.latency)?;
             if let Some(rate) = &traffic.rate {
@@ -312,6 +336,9 @@ impl fmt::Display for Report {
             if let Some(spread) = &traffic.spread {
                 put_latency(f, "first to last", spread)?;
             }
+        }
+        if let Some(slow) = &self.slow {
+            put_slow(f, slow)?;
         }
         if let Some(churn) = &self.churn {
             writeln!(
@@ -325,10 +352,11 @@ impl fmt::Display for Report {
         write!(f, "  loadgen CPU          ")?;
         put_cpu(f, own.cpu_us_per_delivered, Some(own.cores_used))?;
         write!(f, ", {} worker(s)", own.workers)?;
-        let is_open_loop = self
-            .traffic
-            .as_ref()
-            .is_some_and(|traffic| traffic.rate.is_some());
+        let is_open_loop = self.slow.is_some()
+            || self
+                .traffic
+                .as_ref()
+                .is_some_and(|traffic| traffic.rate.is_some());
         writeln!(
             f,
             "{}",
@@ -364,6 +392,30 @@ fn put_latency(f: &mut fmt::Formatter<'_>, what: &str, latency: &LatencyRecord) 
         f,
         "  {what:<20} p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",
         latency.p50_us, latency.p90_us, latency.p99_us, latency.p99_9_us, latency.max_us
+    )
+}
+
+fn put_slow(f: &mut fmt::Formatter<'_>, slow: &Slow) -> fmt::Result {
+    let others = slow.other_receivers;
+    writeln!(f, "  the {others} others, by when a message was due:")?;
+    for (what, window) in [
+        ("  before", &slow.before),
+        ("  during", &slow.during),
+        ("  after", &slow.after),
+    ] {
+        put_latency(f, what, &window.latency)?;
+    }
+    let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    writeln!(
+        f,
+        "  p99 to before        during {}, after {}",
+        ratio(slow.p99_ratio_during),
+        ratio(slow.p99_ratio_after)
+    )?;
+    writeln!(
+        f,
+        "  the {} slow           {} messages read, {} lost, {} cut by the server",
+        slow.slow_receivers, slow.slow_received, slow.slow_lost, slow.slow_cut
     )
 }
 

@@ -14,9 +14,10 @@ use crate::curve::LatencyRecord;
 use crate::link::Material;
 use crate::machine::{Machine, commit, utc_now};
 use crate::message::{filler, tokens};
-use crate::plan::{Plan, PlanError, Workload};
+use crate::plan::{Plan, PlanError, Windows, Workload};
 use crate::progress::Progress;
 use crate::report::{Churn, Loadgen, Rate, Report, SCHEMA, Server, SetUp, Traffic};
+use crate::slow::{Slow, SlowReader, Slowness, Window};
 use crate::target::Protocol;
 use crate::worker::{
     Phase, Progress as WorkerProgress, Shared, Worker, WorkerError, WorkerReport, blank_histogram,
@@ -63,7 +64,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, RunError> {
     };
     let started_at = utc_now();
     let resident_before = plan.server_pid.map(resident_bytes).transpose()?;
-    let workers = plan.clients.len();
+    let workers = plan.clients.len() + plan.slow_clients.len();
     let shared = Arc::new(Shared::new(target, material, workers));
     let run = Run {
         plan,
@@ -139,7 +140,43 @@ impl Run<'_> {
                 .map_err(WorkerError::Thread)?;
             threads.push(thread);
         }
+        self.start_slow(&mut threads)?;
         Ok(threads)
+    }
+
+    /// Beside the last worker: the server's core is not theirs.
+    fn start_slow(&self, threads: &mut Vec<JoinHandle<WorkerReport>>) -> Result<(), WorkerError> {
+        let Workload::Slow { slowness, .. } = self.plan.workload else {
+            return Ok(());
+        };
+        for (number, client) in self.plan.slow_clients.iter().enumerate() {
+            let index = self.plan.clients.len() + number;
+            let shared = Arc::clone(&self.shared);
+            let (client, windows) = (client.clone(), self.plan.windows);
+            let core = self.plan.cores.last().copied();
+            let thread = thread::Builder::new()
+                .name(format!("slow-{number}"))
+                .spawn(move || {
+                    if let Some(id) = core {
+                        // As above.
+                        let _ = core_affinity::set_for_current(core_affinity::CoreId { id });
+                    }
+                    let shared_too = Arc::clone(&shared);
+                    match SlowReader::open(index, shared, client, slowness, windows) {
+                        Ok(reader) => reader.run(),
+                        Err(error) => {
+                            shared_too.failed.store(true, Ordering::Release);
+                            WorkerReport {
+                                failure: Some(error),
+                                ..WorkerReport::blank()
+                            }
+                        }
+                    }
+                })
+                .map_err(WorkerError::Thread)?;
+            threads.push(thread);
+        }
+        Ok(())
     }
 
     /// Waits until all connections are subscribed. `None` if it came to nothing.
@@ -329,7 +366,7 @@ impl Run<'_> {
         let cores = |time: Duration| time.as_secs_f64() / seconds;
         let connections = plan.client_count();
         let is_idle = matches!(plan.workload, Workload::Connect { .. });
-        let faults = total.faults();
+        let mut faults = total.faults();
         let server = plan.server_pid.map(|_| Server {
             cpu_us_per_delivered: measured
                 .server
@@ -346,15 +383,58 @@ impl Run<'_> {
                 .zip(resident_before)
                 .map(|(ready, before)| ready.saturating_sub(before) as f64 / connections as f64),
         });
-        let rate = match plan.workload {
-            Workload::Rate { messages_per_s, .. } => Some(Rate {
-                asked_per_s: messages_per_s,
-                sent_per_s: total.published as f64 / total.measured.as_secs_f64().max(1e-9),
-                unsent: total.pace.unsent,
-                slip: LatencyRecord::of(&total.pace.slip),
-            }),
-            _ => None,
+        let rate_of = |asked_per_s| Rate {
+            asked_per_s,
+            sent_per_s: total.published as f64 / total.measured.as_secs_f64().max(1e-9),
+            unsent: total.pace.unsent,
+            slip: LatencyRecord::of(&total.pace.slip),
         };
+        let (mut rate, mut slow) = (None, None);
+        match plan.workload {
+            Workload::Rate { messages_per_s, .. } => rate = Some(rate_of(messages_per_s)),
+            Workload::Slow {
+                receivers,
+                slow: slow_receivers,
+                slowness,
+                messages_per_s,
+                ..
+            } => {
+                let slow_faults = total.slow_faults();
+                if slowness == Slowness::HalfSpeed {
+                    faults.add(slow_faults);
+                }
+                let Windows {
+                    before,
+                    during,
+                    after,
+                } = plan.windows;
+                let window = |index: usize, length| {
+                    let blank = blank_histogram();
+                    Window::of(total.windows.get(index).unwrap_or(&blank), length)
+                };
+                let (before, during, after) =
+                    (window(0, before), window(1, during), window(2, after));
+                let ratio = |window: &Window| {
+                    let whole = before.latency.p99_us;
+                    (whole > 0.0 && window.delivered > 0).then(|| window.latency.p99_us / whole)
+                };
+                slow = Some(Slow {
+                    slowness,
+                    slow_receivers,
+                    other_receivers: receivers - slow_receivers,
+                    p99_ratio_during: ratio(&during),
+                    p99_ratio_after: ratio(&after),
+                    before,
+                    during,
+                    after,
+                    rate: rate_of(messages_per_s),
+                    slow_received: total.slow.iter().map(|slow| slow.delivered).sum(),
+                    slow_lost: slow_faults.lost,
+                    slow_cut: total.slow.iter().filter(|slow| slow.was_cut).count(),
+                });
+            }
+            _ => {}
+        }
         let spread = matches!(plan.workload, Workload::Fanout { .. }).then(|| {
             let mut histogram = blank_histogram();
             total
@@ -409,6 +489,7 @@ impl Run<'_> {
                 spread,
             }),
             churn,
+            slow,
             faults,
             loadgen: Loadgen {
                 workers: plan.clients.len(),

@@ -17,9 +17,10 @@ use crate::http2::DATA_FRAME_BYTES_MAX;
 use crate::ledger::{Faults, Ledger};
 use crate::link::{Arrived, Input, Link, LinkError, Material};
 use crate::message::Stamp;
-use crate::plan::{Client, Plan, Role, Workload};
+use crate::plan::{Client, Plan, Role, Windows, Workload};
 use crate::schedule::Schedule;
 use crate::slim::NEGOTIATING;
+use crate::slow::SlowReport;
 use crate::spread::Spread;
 use crate::target::Resolved;
 
@@ -39,6 +40,8 @@ const DUE_PER_TURN_MAX: usize = 4_096;
 const CATCH_UP_MESSAGES_MAX: usize = 65_536;
 /// Bytes that may wait on one publisher's connection at a fixed rate. What is due above that is not made, and counted.
 const BACKLOG_BYTES_MAX: usize = 8 * 1_048_576;
+/// Bytes that may wait on a publisher's connection beside a slow receiver, before what is due is made later.
+const POSTPONED_AT_BYTES: usize = 262_144;
 /// Of so many messages on a connection, one is parsed whole and its tag verified. A power of two.
 const SAMPLE_MESSAGES: u64 = 256;
 /// Longest latency that is told from longer ones, in nanoseconds.
@@ -102,7 +105,7 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    fn phase(&self) -> Phase {
+    pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::SetUp,
             1 => Phase::WarmUp,
@@ -148,6 +151,9 @@ pub struct WorkerReport {
     pub round_trips: u64,
     pub pace: PaceReport,
     pub churn: ChurnReport,
+    /// Of `slow`: the latencies before, during and after, in nanoseconds; else empty.
+    pub windows: Vec<Histogram<u64>>,
+    pub slow: Vec<SlowReport>,
     /// Of this worker's clock: from when it saw the phase begin to when it saw it end.
     pub measured: Duration,
     pub spread: Spread,
@@ -189,6 +195,8 @@ impl WorkerReport {
             churn: ChurnReport {
                 latency: blank_histogram(),
             },
+            windows: Vec::new(),
+            slow: Vec::new(),
             measured: Duration::ZERO,
             spread: Spread::default(),
             sent: Vec::new(),
@@ -207,6 +215,14 @@ impl WorkerReport {
         ] {
             histogram.add(other).expect("all have the same bounds");
         }
+        if self.windows.is_empty() {
+            self.windows = other.windows;
+        } else {
+            for (window, other) in self.windows.iter_mut().zip(&other.windows) {
+                window.add(other).expect("all have the same bounds");
+            }
+        }
+        self.slow.extend(other.slow);
         self.published += other.published;
         self.delivered += other.delivered;
         self.delivered_payload_bytes += other.delivered_payload_bytes;
@@ -219,19 +235,33 @@ impl WorkerReport {
         self.damaged += other.damaged;
     }
 
-    /// What went wrong, once all workers' reports are merged.
+    /// What went wrong, once all workers' reports are merged. Of slow receivers see [`Self::slow_faults`].
     pub fn faults(&self) -> Faults {
+        let mut faults = Faults {
+            damaged: self.damaged,
+            ..Faults::default()
+        };
+        faults.add(self.faults_of(&self.received));
+        faults
+    }
+
+    pub fn slow_faults(&self) -> Faults {
+        let mut faults = Faults::default();
+        for slow in &self.slow {
+            faults.add(self.faults_of(&slow.received));
+        }
+        faults
+    }
+
+    fn faults_of(&self, received: &[(u32, Ledger)]) -> Faults {
         let mut sent: Vec<u64> = Vec::new();
         for &(flow, count) in &self.sent {
             let index = flow as usize;
             sent.resize(sent.len().max(index + 1), 0);
             sent[index] = count;
         }
-        let mut faults = Faults {
-            damaged: self.damaged,
-            ..Faults::default()
-        };
-        for (flow, ledger) in &self.received {
+        let mut faults = Faults::default();
+        for (flow, ledger) in received {
             faults.add(ledger.close(sent.get(*flow as usize).copied().unwrap_or(0)));
         }
         faults
@@ -300,6 +330,8 @@ pub struct Worker {
     /// Messages in one write of a publisher; `None`: whole frames.
     batch: Option<usize>,
     pace: Option<Pace>,
+    /// Of a run beside slow receivers: the parts of the measured time.
+    windows: Option<Windows>,
     churn: Option<Churn>,
     is_fan_out: bool,
     /// Slots with something to write.
@@ -345,6 +377,16 @@ impl Worker {
                     next_publisher: 0,
                 });
             }
+            // Of its one publisher's worker.
+            Workload::Slow { messages_per_s, .. } => {
+                let is_publisher = |client: &Client| client.role == Role::Publisher;
+                let is_ours = clients.iter().any(is_publisher);
+                pace = Some(Pace {
+                    messages_per_s: if is_ours { messages_per_s as f64 } else { 0.0 },
+                    schedule: None,
+                    next_publisher: 0,
+                });
+            }
             Workload::Connect { churn_per_s, .. } if churn_per_s > 0 => {
                 churn = Some(Churn {
                     replacements_per_s: churn_per_s as f64 * part,
@@ -355,6 +397,11 @@ impl Worker {
             _ => {}
         }
         clients.reverse();
+        let is_slow = matches!(plan.workload, Workload::Slow { .. });
+        let mut report = WorkerReport::blank();
+        if is_slow {
+            report.windows.resize_with(3, blank_histogram);
+        }
         Ok(Self {
             index,
             shared,
@@ -364,6 +411,7 @@ impl Worker {
             slot_of_socket: vec![usize::MAX; sockets_max as usize],
             publishers: Vec::new(),
             batch,
+            windows: is_slow.then_some(plan.windows),
             pace: pace.filter(|pace| pace.messages_per_s > 0.0),
             churn: churn.filter(|churn| churn.replacements_per_s > 0.0),
             is_fan_out: matches!(plan.workload, Workload::Fanout { .. }),
@@ -374,7 +422,7 @@ impl Worker {
             sums: Sums::default(),
             at_measure: Sums::default(),
             measured_ns: 0..0,
-            report: WorkerReport::blank(),
+            report,
         })
     }
 
@@ -734,6 +782,13 @@ impl Worker {
             let Some(pace) = &mut self.pace else {
                 return;
             };
+            // Beside a slow receiver it is the publishers who wait: what is due stays due, and is made, late, when it can go.
+            if self.windows.is_some() {
+                let index = self.publishers[pace.next_publisher];
+                if self.slots[index].link.waiting_bytes() > POSTPONED_AT_BYTES {
+                    return;
+                }
+            }
             let schedule = pace.schedule.as_mut();
             let Some(due_ns) = schedule.and_then(|schedule| schedule.take_due(until_ns)) else {
                 return;
@@ -851,14 +906,20 @@ impl Worker {
 
     fn record(&mut self, now_ns: u64, then_ns: u64) {
         // An open loop's messages count by when they were due, however late they come: a stall at the end is one too.
-        let is_measured = match self.pace {
-            Some(_) => self.measured_ns.contains(&then_ns),
-            None => self.phase == Phase::Measure,
+        let is_measured = match (&self.pace, self.windows) {
+            (None, None) => self.phase == Phase::Measure,
+            _ => self.measured_ns.contains(&then_ns),
         };
-        if is_measured {
-            self.report
-                .latency
-                .saturating_record(now_ns.saturating_sub(then_ns).max(1));
+        if !is_measured {
+            return;
+        }
+        let latency_ns = now_ns.saturating_sub(then_ns).max(1);
+        self.report.latency.saturating_record(latency_ns);
+        if let Some(windows) = self.windows {
+            let since = Duration::from_nanos(then_ns - self.measured_ns.start);
+            if let Some(window) = self.report.windows.get_mut(windows.at(since)) {
+                window.saturating_record(latency_ns);
+            }
         }
     }
 }

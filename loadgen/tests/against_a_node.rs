@@ -110,6 +110,37 @@ fn all_arrives(node: &Node, command: &str) {
 }
 
 #[test]
+fn a_receiver_that_stops_costs_the_others_no_message_and_is_cut() {
+    let node = Node::start();
+    for command in [
+        "slow --receivers 4 --rate 2000 --before 500ms --during 4s --after 500ms --warm-up 100ms",
+        "slow --unicast --receivers 3 --rate 6000 --before 500ms --during 4s --after 500ms --warm-up 100ms",
+    ] {
+        let report = measure(&node.target, command).unwrap();
+        assert_eq!(report.cut_short, None, "{command}");
+        assert_eq!(report.faults, Faults::default(), "{command}");
+        let slow = report.slow.unwrap();
+        assert_eq!(slow.slow_cut, 1, "{command}");
+        assert!(slow.slow_received > 0 && slow.slow_lost > 0, "{command}");
+        let windows = [&slow.before, &slow.during, &slow.after];
+        assert!(windows.iter().all(|window| window.delivered > 0));
+        let sum: u64 = windows.iter().map(|window| window.delivered).sum();
+        assert_eq!(sum, report.traffic.unwrap().latency.samples, "{command}");
+    }
+}
+
+#[test]
+fn a_receiver_that_reads_at_half_the_speed_loses_nothing() {
+    let node = Node::start();
+    let command = "slow --half-speed --receivers 4 --rate 2000 --before 500ms --during 2s --after 500ms --warm-up 100ms";
+    let report = measure(&node.target, command).unwrap();
+    assert_eq!(report.cut_short, None);
+    assert_eq!(report.faults, Faults::default());
+    let slow = report.slow.unwrap();
+    assert_eq!((slow.slow_lost, slow.slow_cut), (0, 0));
+}
+
+#[test]
 fn every_workload_arrives_once_and_in_order() {
     let node = Node::start();
     all_arrives(&node, "ping --pairs 5");

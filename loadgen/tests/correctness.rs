@@ -93,6 +93,25 @@ fn what_is_lost_is_found_exactly() {
 }
 
 #[test]
+fn what_is_lost_beside_slow_receivers_is_found_wherever_it_was_to_go() {
+    let orders = Orders {
+        act: Box::new(|copy| match copy.number % 7 {
+            3 => Act::Drop,
+            _ => Act::Forward,
+        }),
+        ..Orders::default()
+    };
+    let command = "slow --half-speed --receivers 3 --stopped 1 --rate 500 --payload 64 \
+                   --before 200ms --during 200ms --after 200ms --warm-up 100ms";
+    let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (report, books) = measure(orders, &command);
+    assert!(books.dropped > 0);
+    assert_eq!(report.faults.lost, books.dropped);
+    let slow = report.slow.as_ref().unwrap();
+    assert!(slow.slow_lost > 0 && slow.slow_lost < books.dropped);
+}
+
+#[test]
 fn what_is_duplicated_is_found_exactly() {
     let (faults, books) = faults_by(|copy| match copy.number % 5 {
         2 => Act::Duplicate,
