@@ -42,6 +42,24 @@ pub fn processor_time(pid: u32) -> Result<Duration, AccountError> {
     }
 }
 
+/// Processor time that everything on this machine has used since it started, with what its host took from it (stolen).
+///
+/// In steps of 10 ms, the kernel's unit for this account. `None` where it cannot be read.
+pub fn machine_time() -> Option<Duration> {
+    busy_time(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// `cpu user nice system idle iowait irq softirq steal ..`, in hundredths of a second (proc_stat(5)).
+fn busy_time(stat: &str) -> Option<Duration> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let mut ticks = 0;
+    for (column, field) in line.split_ascii_whitespace().take(8).enumerate() {
+        let is_idle = column == 3 || column == 4;
+        ticks += field.parse::<u64>().ok().filter(|_| !is_idle).unwrap_or(0);
+    }
+    Some(Duration::from_millis(ticks.checked_mul(10)?))
+}
+
 /// Resident memory in bytes.
 pub fn resident_bytes(pid: u32) -> Result<u64, AccountError> {
     let status =
@@ -78,6 +96,14 @@ mod tests {
         std::hint::black_box(sum);
         assert!(processor_time(pid).unwrap() >= before);
         assert!(resident_bytes(pid).unwrap() > 100_000);
+    }
+
+    #[test]
+    fn a_machine_is_busy_when_it_is_not_idle() {
+        let stat = "cpu  1 2 4 1000 1000 8 16 32 64 128\ncpu0 1 2 4\n";
+        assert_eq!(busy_time(stat), Some(Duration::from_millis(630)));
+        assert_eq!(busy_time(""), None);
+        assert!(machine_time().is_some());
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Report {
     pub faults: Faults,
     pub loadgen: Loadgen,
     pub server: Option<Server>,
+    /// Processor time per second of everything else on this machine, and of what its host took from it.
+    pub others_cores_used: Option<f64>,
     /// Which side was at its limit, in words.
     pub limit: Option<String>,
     /// Of a sweep, whose knee the rest of the record is of.
@@ -368,6 +370,9 @@ impl fmt::Display for Report {
         )?;
         if let Some(server) = &self.server {
             self.put_server(f, server)?;
+        }
+        if let Some(cores) = self.others_cores_used {
+            writeln!(f, "  all else             {:.1} % of a core", cores * 100.0)?;
         }
         let faults = &self.faults;
         if self.traffic.is_some() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::accounting::{AccountError, processor_time, resident_bytes};
+use crate::accounting::{AccountError, machine_time, processor_time, resident_bytes};
 use crate::choice::Sizes;
 use crate::curve::LatencyRecord;
 use crate::link::Material;
@@ -106,6 +106,8 @@ struct Measured {
     wall: Duration,
     own: Duration,
     server: Option<Duration>,
+    /// Of the whole machine.
+    machine: Option<Duration>,
     resident_ready: Option<u64>,
     resident_end: Option<u64>,
     cut_short: Option<&'static str>,
@@ -203,6 +205,7 @@ impl Run<'_> {
             }
         }
         let (own_before, server_before) = (self.own(), self.server());
+        let machine_before = machine_time();
         let started = Instant::now();
         self.shared.set_phase(Phase::Measure);
         let mut progress = Progress::new();
@@ -210,6 +213,9 @@ impl Run<'_> {
         progress.finish();
         measured.resident_end = self.resident();
         let (own, server) = (self.own(), self.server());
+        measured.machine = machine_time()
+            .zip(machine_before)
+            .and_then(|(after, before)| after.checked_sub(before));
         self.shared.set_phase(Phase::Drain);
         measured.wall = started.elapsed();
         measured.own = own
@@ -496,6 +502,12 @@ impl Run<'_> {
                 cpu_us_per_delivered: per_message_us(measured.own, total.delivered),
                 cores_used: cores(measured.own),
             },
+            others_cores_used: measured
+                .server
+                .zip(measured.machine)
+                .map(|(server, machine)| {
+                    cores(machine.saturating_sub(server).saturating_sub(measured.own))
+                }),
             server,
             limit: None,
             sweep: None,
