@@ -208,6 +208,9 @@ pub struct Traffic {
     /// How often each name is published to: uniform or zipf:EXPONENT
     #[arg(long, value_name = "HOW", default_value = "uniform")]
     pub names_by: Popularity,
+    /// All names are ids under one prefix, as the members of a large channel are, instead of each under its own
+    #[arg(long)]
+    pub one_prefix: bool,
     /// How long to measure
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub duration: Duration,

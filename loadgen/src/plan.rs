@@ -190,6 +190,7 @@ impl Plan {
             payload: Sizes::Fixed(STAMP_BYTES),
             names: None,
             names_by: crate::choice::Popularity::Uniform,
+            one_prefix: false,
             duration: Duration::ZERO,
             warm_up: Duration::ZERO,
         };
@@ -250,6 +251,14 @@ impl Plan {
                 allow_faults: common.allow_faults,
             },
         })
+    }
+
+    /// Of all clients.
+    pub fn subscription_count(&self) -> usize {
+        let clients = self.clients.iter().flatten().chain(&self.slow_clients);
+        clients
+            .map(|client| client.opening.subscriptions.len())
+            .sum()
     }
 
     pub fn client_count(&self) -> usize {
@@ -456,10 +465,14 @@ struct Cast<'a> {
 }
 
 impl Cast<'_> {
-    /// Every name has a prefix of its own: ids under one prefix would be a case of its own for some servers (trap T24).
+    /// Every name has a prefix of its own: ids under one prefix would be a case of its own for some servers (trap T24), and are
+    /// one only if that is asked for.
     fn name(&self, role: &str, number: usize) -> Name {
         let id = InstanceId::from_halves(self.run, number as u64);
         let namespace = format!("run-{:016x}", self.run);
+        if self.traffic.one_prefix {
+            return Name::new("loadgen", &namespace, role).with_id(id);
+        }
         Name::new("loadgen", &namespace, &format!("{role}-{number}")).with_id(id)
     }
 
@@ -691,6 +704,19 @@ mod tests {
         let receivers = receivers.filter(|client| client.role == Role::Subscriber);
         let counts: Vec<usize> = receivers.map(|c| c.opening.subscriptions.len()).collect();
         assert_eq!(counts, [333, 333, 334]);
+    }
+
+    #[test]
+    fn names_under_one_prefix_differ_in_their_ids_alone() {
+        let plan = plan("stream --pairs 3 --names 100 --one-prefix").unwrap();
+        let receivers = plan.clients.iter().flatten();
+        let receivers = receivers.filter(|client| client.role == Role::Subscriber);
+        let names: Vec<&Name> = receivers.flat_map(|c| &c.opening.subscriptions).collect();
+        let ids: HashSet<_> = names.iter().map(|name| name.id()).collect();
+        let services: HashSet<_> = names.iter().map(|name| name.service()).collect();
+        assert_eq!((names.len(), ids.len(), services.len()), (100, 100, 1));
+        // The publishers' own are subscribed too.
+        assert_eq!(plan.subscription_count(), 103);
     }
 
     #[test]

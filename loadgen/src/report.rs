@@ -65,6 +65,7 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub struct SetUp {
     pub connections: usize,
+    pub subscriptions: usize,
     pub seconds: f64,
     pub connections_per_s: f64,
 }
@@ -132,6 +133,8 @@ pub struct Loadgen {
 pub struct Server {
     pub cpu_us_per_delivered: Option<f64>,
     pub cpu_us_per_published: Option<f64>,
+    /// Of the set-up, connections included.
+    pub cpu_us_per_subscription: Option<f64>,
     pub cores_used: Option<f64>,
     pub resident_bytes_before: Option<u64>,
     pub resident_bytes_ready: Option<u64>,
@@ -311,8 +314,8 @@ impl fmt::Display for Report {
         let set_up = &self.set_up;
         writeln!(
             f,
-            "  set-up               {} connections in {:.2} s, {:.0}/s",
-            set_up.connections, set_up.seconds, set_up.connections_per_s
+            "  set-up               {} connections and {} subscriptions in {:.2} s, {:.0} connections/s",
+            set_up.connections, set_up.subscriptions, set_up.seconds, set_up.connections_per_s
         )?;
         if let Some(traffic) = &self.traffic {
             if let Some(round_trips) = traffic.round_trips_per_s {
@@ -430,6 +433,9 @@ impl Report {
         put_cpu(f, server.cpu_us_per_delivered, server.cores_used)?;
         if let (Some(us), None) = (server.cpu_us_per_published, self.round_trips()) {
             write!(f, ", {us:.3} us per published")?;
+        }
+        if let Some(us) = server.cpu_us_per_subscription {
+            write!(f, "; {us:.2} us per subscription at set-up")?;
         }
         writeln!(f)?;
         let kib = |bytes: Option<u64>| match bytes {

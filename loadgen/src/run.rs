@@ -63,6 +63,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, RunError> {
         filler: filler(plan.sizes.most()).into(),
     };
     let started_at = utc_now();
+    let server_before = plan.server_pid.map(processor_time).transpose()?;
     let resident_before = plan.server_pid.map(resident_bytes).transpose()?;
     let workers = plan.clients.len() + plan.slow_clients.len();
     let shared = Arc::new(Shared::new(target, material, workers));
@@ -71,6 +72,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, RunError> {
         interrupted,
         shared,
         started_at,
+        server_before,
     };
     let threads = run.start()?;
     let set_up_time = run.set_up();
@@ -98,6 +100,8 @@ struct Run<'a> {
     interrupted: &'a AtomicBool,
     shared: Arc<Shared>,
     started_at: String,
+    /// Before the first connection.
+    server_before: Option<Duration>,
 }
 
 /// The measured phase as the coordinator saw it.
@@ -106,6 +110,8 @@ struct Measured {
     wall: Duration,
     own: Duration,
     server: Option<Duration>,
+    /// From before the first connection to the last acknowledged subscription.
+    server_set_up: Option<Duration>,
     /// Of the whole machine.
     machine: Option<Duration>,
     resident_ready: Option<u64>,
@@ -195,6 +201,10 @@ impl Run<'_> {
 
     fn measure(&self) -> Measured {
         let mut measured = Measured {
+            server_set_up: self
+                .server()
+                .zip(self.server_before)
+                .and_then(|(ready, before)| ready.checked_sub(before)),
             resident_ready: self.resident(),
             ..Measured::default()
         };
@@ -380,6 +390,9 @@ impl Run<'_> {
             cpu_us_per_published: measured
                 .server
                 .and_then(|time| per_message_us(time, total.published)),
+            cpu_us_per_subscription: measured
+                .server_set_up
+                .and_then(|time| per_message_us(time, plan.subscription_count() as u64)),
             cores_used: measured.server.map(cores),
             resident_bytes_before: resident_before,
             resident_bytes_ready: measured.resident_ready,
@@ -478,6 +491,7 @@ impl Run<'_> {
             cut_short,
             set_up: SetUp {
                 connections,
+                subscriptions: plan.subscription_count(),
                 seconds: set_up_time.as_secs_f64(),
                 connections_per_s: connections as f64 / set_up_time.as_secs_f64(),
             },

@@ -78,10 +78,17 @@ def all_peers(binaries):
     ]
 
 
+def router(binaries, shards):
+    """Ours alone, on so many shards."""
+    command = [os.path.join(binaries, "slim-router"), "--listen", "127.0.0.1:{port}", "--shards", str(shards)]
+    return Peer("ours", "slim-router of this commit", command)
+
+
 class Running:
-    """A started server on one core; stopped at the end of the block."""
+    """A started server on its core; stopped at the end of the block."""
 
     def __init__(self, peer, core):
+        """- `core`: or several, as `taskset -c` takes them."""
         self.peer = peer
         self.core = core
 

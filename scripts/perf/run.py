@@ -4,18 +4,16 @@ import argparse
 import datetime
 import json
 import os
-import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+import filing
+import scaling
 import summary
 from peers import PeerError, Running, all_peers
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # Name of the files -> what the load generator is told.
 WORKLOADS = {
@@ -32,16 +30,26 @@ WORKLOADS = {
     "stream-4-1m": ["stream", "--pairs", "4", "--payload", "1048576"],
     "fanout-16-64k": ["fanout", "--subscribers", "16", "--payload", "65536"],
     "fanout-16-1m": ["fanout", "--subscribers", "16", "--payload", "1048576"],
+    # Sixteen connections hold a million names: one may hold 65,536.
+    "names-16": ["stream", "--pairs", "16", "--names", "16"],
+    "names-1k": ["stream", "--pairs", "16", "--names", "1000"],
+    "names-100k": ["stream", "--pairs", "16", "--names", "100000"],
+    "names-1m": ["stream", "--pairs", "16", "--names", "1000000"],
+    "names-100k-ids": ["stream", "--pairs", "16", "--names", "100000", "--one-prefix"],
 }
-# Large payloads, in a quick run: enough rounds for a spread.
+# Rounds of large payloads in a quick run, and of names, whose set-up is most of them: enough for a spread.
 LARGE_ROUNDS_QUICK = 2
+NAMES_ROUNDS = 3
+# Its steps are short, and are tried again.
 SWEEP = ["rate", "--rate", "20000", "--pairs", "16", "--sweep"]
+SWEEP_STEP = ["--duration", "1s", "--warm-up", "300ms"]
+SWEEPS, SWEEPS_QUICK = 3, 1
 
 # Exit statuses with which the load generator has written its record.
 MEASURED = (0, 3, 4)
-# A run that takes longer than this beyond what it measures has hung; a sweep is up to SWEEP_STEPS runs.
-HANG_S = 60
-SWEEP_STEPS = 40
+# A run that takes longer than this beyond what it measures has hung; so has a sweep, of many steps and tries.
+HANG_S = 120
+SWEEP_S = 600
 
 
 class Session:
@@ -64,13 +72,15 @@ class Session:
                 ]
                 if words[0] == "connect":
                     load += ["--hold", f"{seconds}s"]
+                elif "--sweep" in words:
+                    load += SWEEP_STEP
                 else:
                     load += ["--duration", f"{seconds}s", "--warm-up", self.options.warm_up]
                     load += ["--percentiles", stem + ".hgrm"]
                 if peer.scheme == "slim":
                     load += ["--mac", peer.mac]
-                # Of each step also its warm-up, which is shorter than what it measures.
-                measured_s = 2 * seconds * (SWEEP_STEPS if "--sweep" in words else 1)
+                # Also its warm-up, which is shorter than what it measures.
+                measured_s = SWEEP_S if "--sweep" in words else 2 * seconds
                 outcome = subprocess.run(
                     [self.loadgen, *load], capture_output=True, text=True, timeout=HANG_S + measured_s
                 )
@@ -118,12 +128,29 @@ def threads_beside(core):
     return {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
 
 
+def is_measured(options, workload, peer, round_number):
+    """Whether a workload is for this peer, and in this round. What was asked for by its name is in a quick run too."""
+    if workload in summary.LARGE:
+        if options.quick and round_number > LARGE_ROUNDS_QUICK:
+            return False
+        return peer.name in summary.LARGE_PEERS
+    if workload in summary.NAMES:
+        if options.quick and not options.workloads:
+            return False
+        return peer.name == summary.OURS and round_number <= NAMES_ROUNDS
+    return not peer.is_plain
+
+
 def sweeps(session, peers):
-    """One sweep a peer: where its knee is."""
+    """Where each peer's knee is: several sweeps in turn, another peer first each time."""
+    quick = session.options.quick
+    peers = [peer for peer in peers if not peer.is_plain and (not quick or peer.name in summary.SWEPT_QUICK)]
     runs = []
-    for peer in peers:
-        runs.append(session.run("sweep", SWEEP, peer, 1))
-        print(f"sweep of {peer.name}: {runs[-1]['error'] or 'done'}", flush=True)
+    for number in range(1, (SWEEPS_QUICK if quick else SWEEPS) + 1):
+        turn = (number - 1) % len(peers)
+        for peer in peers[turn:] + peers[:turn]:
+            runs.append(session.run("sweep", SWEEP, peer, number))
+            print(f"sweep {number} of {peer.name}: {runs[-1]['error'] or 'done'}", flush=True)
     return runs
 
 
@@ -142,7 +169,9 @@ def percentiles_and_plots(session, out, runs, workloads, peers):
             slug = os.path.basename(run["stem"]).split(".")[1]
             shutil.copy(run["stem"] + ".hgrm", os.path.join(out, "percentiles", f"{workload}.{slug}.hgrm"))
         missing += plot(session, out, workload, f"{workload}: latency of the median runs", median_runs)
-    swept = [run for run in runs if summary.figure(run, "sweep")]
+    # Of each peer's sweeps the one in the middle.
+    swept = [summary.median_sweep(summary.of(runs, "sweep", peer.name)) for peer in peers]
+    swept = [run for run in swept if run]
     if swept:
         missing += plot(session, out, "sweep", "rate, 16 pairs: latency by throughput, p50 and p99", swept)
     return missing
@@ -161,43 +190,20 @@ def plot(session, out, name, title, runs):
     return [f"{name}: plot ended with {drawn.returncode}"] if drawn.returncode else []
 
 
-def machine(session, peers, load_before):
-    with open("/proc/cpuinfo") as cpuinfo:
-        model = next(line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name"))
-    with open("/proc/meminfo") as meminfo:
-        memory_gib = int(meminfo.readline().split()[1]) / 1_048_576
-    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return [
-        f"machine: {len(os.sched_getaffinity(0))} cores, {model}, {memory_gib:.0f} GiB",
-        f"kernel: Linux {os.uname().release.split('-')[0]}",
-        f"commit: {git('rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}",
-        session.where,
-        f"load average before: {load_before:.2f}",
-        *(f"{peer.name}: {peer.version}" for peer in peers),
-    ]
-
-
-def without_curves(run):
-    """A run as it is filed: the curves of all runs would be most of the file, and those of the medians are files of
-    their own."""
-    def stripped(value):
-        if isinstance(value, dict):
-            return {key: stripped(part) for key, part in value.items() if key not in ("percentiles", "machine")}
-        return value
-    return {key: stripped(value) for key, value in run.items() if key != "stem"}
-
-
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--binaries", required=True, metavar="DIR", help="of the release build")
-    arguments.add_argument("--quick", action="store_true", help="3 rounds of 1 s, no sweep")
+    arguments.add_argument("--quick", action="store_true", help="3 rounds of 1 s, one sweep, no name scale")
     arguments.add_argument("--rounds", type=int)
     arguments.add_argument("--seconds", type=int, help="measured, in each run")
     arguments.add_argument("--name", help="of the machine, in the folder's name")
     arguments.add_argument("--out", metavar="DIR", help="instead of perf-results/<date>-<name>")
+    arguments.add_argument("--sweep", action="store_true", help="sweeps too, with --workloads")
+    arguments.add_argument("--scaling", action="store_true", help="instead: the router alone, on 1, 2, 4 .. shards")
     arguments.add_argument("--workloads", help="only these, separated by commas; needs --out")
     options = arguments.parse_args()
+    if options.scaling:
+        return scaling.main(options)
     if options.workloads and not options.out:
         arguments.error("--workloads measures a part, which is no result for README.md: say with --out where it goes")
     typed = ["scripts/perf.sh"]
@@ -212,11 +218,8 @@ def main():
     unknown = [name for name in chosen if name not in WORKLOADS]
     if unknown:
         arguments.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    name = re.sub(r"[^a-z0-9-]+", "-", (options.name or socket.gethostname().split(".")[0]).lower())
     date = datetime.date.today().isoformat()
-    out = options.out or unused(os.path.join(ROOT, "perf-results", f"{date}-{name}"))
-    if os.path.exists(out):
-        sys.exit(f"{out} exists: give another --out, results are not overwritten")
+    out = filing.folder(options, date)
 
     peers = all_peers(options.binaries)
     load_before = os.getloadavg()[0]
@@ -228,21 +231,17 @@ def main():
             # Another peer is first each round.
             turn = (round_number - 1) % len(peers)
             for workload in chosen:
-                if options.quick and workload in summary.LARGE and round_number > LARGE_ROUNDS_QUICK:
-                    continue
                 for peer in peers[turn:] + peers[:turn]:
-                    if workload in summary.LARGE and peer.name not in summary.LARGE_PEERS:
-                        continue
-                    if peer.is_plain and workload not in summary.LARGE:
+                    if not is_measured(options, workload, peer, round_number):
                         continue
                     run = session.run(workload, WORKLOADS[workload], peer, round_number)
                     runs.append(run)
                     if run["error"]:
                         print(f"{workload}, {peer.name}, round {round_number}: {run['error']}", flush=True)
             print(f"round {round_number} of {options.rounds} done, {time.monotonic() - started:.0f} s", flush=True)
-        if not options.quick and not options.workloads:
-            runs += sweeps(session, [peer for peer in peers if not peer.is_plain])
-        about = machine(session, peers, load_before)
+        if not options.workloads or options.sweep:
+            runs += sweeps(session, peers)
+        about = filing.machine(session.where, peers, load_before)
         about.append(
             f"measured for {(time.monotonic() - started) / 60:.0f} min, load average at the end {os.getloadavg()[0]:.2f}"
         )
@@ -255,7 +254,7 @@ def main():
             "rounds": options.rounds,
             "seconds": options.seconds,
             "about": about,
-            "runs": [without_curves(run) for run in runs],
+            "runs": [filing.without_curves(run) for run in runs],
         }
         # The records first: whatever fails after them, they are filed.
         os.makedirs(out)
@@ -278,15 +277,6 @@ def main():
     for what in missing:
         print(f"FAILED: {what}")
     return 1 if failures or missing else 0
-
-
-def unused(folder):
-    """The folder, or with -2, -3 and so on after it: a second result of a day does not overwrite the first."""
-    candidate, number = folder, 1
-    while os.path.exists(candidate):
-        number += 1
-        candidate = f"{folder}-{number}"
-    return candidate
 
 
 if __name__ == "__main__":

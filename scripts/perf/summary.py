@@ -32,6 +32,19 @@ LARGE = {
 }
 # Of what the relay moves in the same processor time.
 LARGE_GOAL = 0.80
+# The same streams among more and more names.
+NAMES = {
+    "names-16": "16 names, one a connection",
+    "names-1k": "1,000 names",
+    "names-100k": "100,000 names",
+    "names-1m": "1,000,000 names",
+    "names-100k-ids": "100,000 ids under one prefix",
+}
+NAMES_LEAST = "names-16"
+# Of the cost with the fewest names.
+NAMES_GOAL = 1.20
+# Who sweeps in a quick run.
+SWEPT_QUICK = [OURS, REFERENCE, NATS]
 
 TITLES = {
     "ping-1": "ping, 1 pair",
@@ -44,6 +57,7 @@ TITLES = {
     "rate-20000": "20,000/s over 16 pairs",
     "connect-2000": "2,000 idle connections",
     **LARGE,
+    **{workload: f"stream, 16 pairs, {title}" for workload, title in NAMES.items()},
 }
 
 
@@ -105,6 +119,25 @@ def median_run(runs):
     return with_latency[(len(with_latency) - 1) // 2] if with_latency else None
 
 
+def ratios_between(runs, workload, other, get):
+    """Ours in one workload to ours in another, within each round."""
+    by_round = {run["round"]: get(run) for run in of(runs, other, OURS)}
+    pairs = [(get(run), by_round.get(run["round"])) for run in of(runs, workload, OURS)]
+    return [mine / theirs for mine, theirs in pairs if mine is not None and theirs]
+
+
+def is_shown(run):
+    """Whether a sweep shows the server's knee: other work did not disturb every try above it."""
+    return bool(figure(run, "sweep", "knee_per_s")) and not figure(run, "sweep", "is_disturbed")
+
+
+def median_sweep(runs):
+    """The sweep in the middle by its knee, of those that show one if there are any; the lower one of two."""
+    swept = [run for run in runs if figure(run, "sweep")]
+    shown = sorted(filter(is_shown, swept) if any(map(is_shown, swept)) else swept, key=lambda run: figure(run, "sweep", "knee_per_s") or 0)
+    return shown[(len(shown) - 1) // 2] if shown else None
+
+
 def values(runs, get):
     return [value for value in map(get, runs) if value is not None]
 
@@ -138,7 +171,9 @@ def workloads_of(report):
 
 def messages_of(report):
     """The workloads that are measured by the message."""
-    return [name for name in workloads_of(report) if name not in LARGE and not name.startswith("connect")]
+    return [
+        name for name in workloads_of(report) if name not in LARGE and name not in NAMES and not name.startswith("connect")
+    ]
 
 
 def cost_table(report):
@@ -220,7 +255,7 @@ def limits(report):
     lines = []
     for workload in workloads_of(report):
         peers_by_limit = {}
-        for peer in LARGE_PEERS if workload in LARGE else PEERS:
+        for peer in [*PEERS, RELAY]:
             run = median_run(of(report["runs"], workload, peer))
             if run and run["record"].get("limit"):
                 peers_by_limit.setdefault(run["record"]["limit"], []).append(peer)
@@ -247,13 +282,82 @@ def idle_table(report):
 
 def sweep_table(report):
     rows = []
-    for run in report["runs"]:
-        if run["workload"] == "sweep" and figure(run, "sweep"):
-            sweep = run["record"]["sweep"]
-            knee = f"{sweep['knee_per_s']:,}/s" if sweep["knee_per_s"] else "below the first rate"
-            last = sweep["steps"][-1]
-            rows.append([run["peer"], knee, f"at {last['rate_per_s']:,}/s: {last['why'] or 'held'}"])
-    return table(["server", "knee (p99 up to 20 ms)", "then"], rows)
+    for peer in PEERS:
+        swept = [run for run in of(report["runs"], "sweep", peer) if figure(run, "sweep")]
+        if not swept:
+            continue
+        shown = list(filter(is_shown, swept))
+        middle_one = median_sweep(swept)
+        sweep = middle_one["record"]["sweep"]
+        knee = lambda run: figure(run, "sweep", "knee_per_s")
+        by_loadgen = sum(bool(figure(run, "sweep", "is_loadgen_limit")) for run in shown)
+        cell = f"{spread(values(shown, knee), ',.0f')} /s" if shown else "none that repeats: other work, or already the first rate"
+        held = "" if shown else f"; held: {spread(values(swept, knee), ',.0f')} /s"
+        broken = [step for step in sweep["steps"] if not step["held"]]
+        then = min(broken, key=lambda step: step["rate_per_s"]) if broken else None
+        rows.append([
+            peer, cell + held, f"{len(shown)} of {len(swept)}", str(by_loadgen),
+            f"at {then['rate_per_s']:,}/s: {then['why']}" if then else "–",
+        ])
+    head = ["server", "knee (p99 up to 20 ms)", "sweeps that show it", "where the load generator broke first", "above it, in the median sweep"]
+    return table(head, rows)
+
+
+def sweep_lines(report):
+    swept = [run for run in report["runs"] if run["workload"] == "sweep"]
+    if not swept:
+        return []
+    most = max(run["round"] for run in swept)
+    return [
+        "## Knee",
+        "",
+        f"{most} sweep{'s' if most > 1 else ''} each, 16 pairs: the rate doubles until it breaks, then closes in to 6 %. A rate breaks "
+        "with its third try that other work did not disturb; a sweep whose every try above the knee was disturbed shows none, and is "
+        "not counted. Where the load generator broke first the server's own knee is higher.",
+        "",
+        *sweep_table(report),
+    ]
+
+
+def names_table(report):
+    runs, rows = report["runs"], []
+    published = lambda run: figure(run, "server", "cpu_us_per_published")
+    subscribed = lambda run: figure(run, "server", "cpu_us_per_subscription")
+    for workload in (name for name in workloads_of(report) if name in NAMES):
+        found = of(runs, workload, OURS)
+        beside = ratios_between(runs, workload, NAMES_LEAST, published)
+        kib = [value / 1024 for value in values(found, bytes_a_subscription)]
+        rows.append([
+            NAMES[workload], marked(spread(values(found, published)), found), f"**{spread(beside)}**",
+            spread(values(found, subscribed)), spread(kib),
+        ])
+    head = ["subscribed", "CPU us a publish", "to 16 names", "CPU us a subscribe, connecting included", "memory each, KiB, connections included"]
+    return table(head, rows)
+
+
+def bytes_a_subscription(run):
+    before, ready = figure(run, "server", "resident_bytes_before"), figure(run, "server", "resident_bytes_ready")
+    count = figure(run, "set_up", "subscriptions")
+    return (ready - before) / count if before is not None and ready is not None and count else None
+
+
+def names_lines(report):
+    if not any(name in NAMES for name in workloads_of(report)):
+        return []
+    return [
+        "## Names",
+        "",
+        "Ours: 16 publishers, each drawing every message's name from all that its receiver subscribed to. A publish among any number "
+        f"of names is to cost up to {NAMES_GOAL:.2f} of one among 16.",
+        "",
+        *names_table(report),
+    ]
+
+
+def others_line(report):
+    """What everything else on the machine took while runs were measured."""
+    found = values(report["runs"], lambda run: figure(run, "others_cores_used"))
+    return [f"- all else on the machine took, while a run measured: {spread([cores * 100 for cores in found], '.0f')} % of a core"] if found else []
 
 
 def notes(report):
@@ -292,9 +396,10 @@ def summary(report):
         f"`{report['command']}`: {report['rounds']} rounds of {report['seconds']} s, every run with a fresh server on one core and the "
         "load on another; payloads of 256 bytes where nothing else is said. Median (least–most). Ratios are within a round: below 1, ours is cheaper.",
         "",
-        *(["A quick run: few short rounds, for a first look. Without `--quick` there are more, longer ones and a sweep.", ""]
+        *(["A quick run: few short rounds, for a first look. Without `--quick` there are more, longer ones, several sweeps, and runs among up to a million names.", ""]
           if report.get("quick") else []),
         *(f"- {line}" for line in report["about"]),
+        *others_line(report),
         "",
         "## Server CPU per delivered message, us",
         "",
@@ -309,6 +414,7 @@ def summary(report):
         "",
         *latency_table(report),
         *large_lines(report),
+        *names_lines(report),
         "## Idle connections",
         "",
         *idle_table(report),
@@ -322,9 +428,7 @@ def summary(report):
         *limits(report),
         "",
     ]
-    if any(run["workload"] == "sweep" for run in report["runs"]):
-        lines += ["## Knee", "", "One sweep each, 16 pairs, a quarter more each step. One disturbance ends a sweep, so that a single one is a first look "
-                  "and its knee no figure to quote.", "", *sweep_table(report)]
+    lines += sweep_lines(report)
     lines += [
         "## What went wrong",
         "",
@@ -382,6 +486,15 @@ def readme_table():
         + "; ".join(f"{title} {spread(found)}" for title, found in beside_relay.items()) + ".",
         "",
     ] if beside_relay else []
+    beside_few = {
+        NAMES[name]: ratios_between(runs, name, NAMES_LEAST, lambda run: figure(run, "server", "cpu_us_per_published"))
+        for name in workloads_of(report) if name in NAMES and name != NAMES_LEAST
+    }
+    names = [
+        "Server CPU of a publish among many names, to that among 16: "
+        + "; ".join(f"{title} {spread(found)}" for title, found in beside_few.items()) + ".",
+        "",
+    ] if beside_few else []
     return "\n".join([
         BEGIN,
         "",
@@ -392,6 +505,7 @@ def readme_table():
         *table(head, rows)[:-1],
         "",
         *large,
+        *names,
         f"At 20,000/s, p99 since a message was due: ours {late(OURS)} us, reference {late(REFERENCE)} us, NATS {late(NATS)} us. Memory of "
         f"an idle connection: ours {kib(OURS)} KiB, reference {kib(REFERENCE)} KiB, NATS {kib(NATS)} KiB. All of it, with plots:",
         f"[`perf-results/{folder}`](perf-results/{folder}/summary.md).",

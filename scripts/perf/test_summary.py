@@ -4,8 +4,10 @@ import json
 import os
 import tempfile
 import unittest
+import xml.dom.minidom
 from unittest import mock
 
+import scaling
 import summary
 
 
@@ -18,6 +20,28 @@ def run(peer, round_number, cpu=None, p99=None, error=None, lost=0, workload="pi
         "faults": {"lost": lost, "duplicated": 0},
     }
     return {"workload": workload, "peer": peer, "round": round_number, "record": record, "error": error}
+
+
+def swept(round_number, knee, is_disturbed=False, is_loadgen_limit=False):
+    found = run("ours", round_number, workload="sweep")
+    above = int((knee or 10_000) * 1.053) // 100 * 100
+    found["record"]["sweep"] = {
+        "knee_per_s": knee, "is_disturbed": is_disturbed, "is_loadgen_limit": is_loadgen_limit,
+        "steps": [
+            {"rate_per_s": above * 2, "held": False, "why": "later"}, {"rate_per_s": above, "held": False, "why": "late"},
+            {"rate_per_s": knee or 5_000, "held": bool(knee), "why": None if knee else "at once"},
+        ],
+    }
+    return found
+
+
+def named(workload, round_number, cpu):
+    found = run("ours", round_number, workload=workload)
+    found["record"]["set_up"] = {"subscriptions": 1_000}
+    found["record"]["server"].update({
+        "cpu_us_per_published": cpu, "cpu_us_per_subscription": 3.0, "resident_bytes_before": 1_000, "resident_bytes_ready": 1_025_000,
+    })
+    return found
 
 
 def report(runs):
@@ -100,6 +124,38 @@ class Arithmetic(unittest.TestCase):
     def test_a_result_of_before_there_were_large_payloads_has_none(self):
         self.assertNotIn("Large payloads", summary.summary(report([run("ours", 1, 2.0)])))
 
+    def test_a_knee_is_the_median_of_the_sweeps_that_were_not_disturbed(self):
+        runs = [swept(1, 190_000), swept(2, 20_000, is_disturbed=True), swept(3, 200_000), swept(4, 210_000, is_loadgen_limit=True)]
+        text = summary.summary(report(runs))
+        self.assertIn("| ours | 200,000 (190,000–210,000) /s | 3 of 4 | 1 | at 210,600/s: late |", text)
+        self.assertIn("4 sweeps each", text)
+        self.assertEqual(summary.median_sweep(runs)["round"], 3)
+
+    def test_a_knee_of_disturbed_sweeps_alone_is_no_figure(self):
+        text = summary.summary(report([swept(1, 20_000, is_disturbed=True), swept(2, None)]))
+        self.assertIn("| ours | none that repeats: other work, or already the first rate; held: 20,000 /s | 0 of 2 | 0 |", text)
+
+    def test_a_sweep_of_before_disturbance_was_known_still_has_a_table(self):
+        old = swept(1, 20_000)
+        for key in ("is_disturbed", "is_loadgen_limit"):
+            del old["record"]["sweep"][key]
+        self.assertIn("| ours | 20,000 /s | 1 of 1 |", summary.summary(report([old])))
+
+    def test_a_publish_among_many_names_is_compared_to_one_among_few(self):
+        runs = [named("names-16", 1, 1.0), named("names-1m", 1, 1.1), named("names-16", 2, 2.0), named("names-1m", 2, 2.0)]
+        text = summary.summary(report(runs))
+        self.assertIn("| 1,000,000 names | 1.55 (1.10–2.00) | **1.05 (1.00–1.10)** | 3.00 (3.00–3.00) | 1.00 (1.00–1.00) |", text)
+        self.assertNotIn("## Names", summary.summary(report([run("ours", 1, 2.0)])))
+
+    def test_other_work_on_the_machine_is_said(self):
+        busy, quiet = run("ours", 1, 2.0), run("ours", 2, 2.0)
+        busy["record"]["others_cores_used"], quiet["record"]["others_cores_used"] = 0.5, 0.1
+        self.assertIn("while a run measured: 30 (10–50) % of a core", summary.summary(report([busy, quiet])))
+
+    def test_every_workload_has_a_title(self):
+        import run as runner
+        self.assertEqual(list(runner.WORKLOADS), list(summary.TITLES))
+
     def test_a_report_is_read_back(self):
         filed = report([run("ours", 1, 2.0), run("nats", 1, 1.0)])
         with tempfile.TemporaryDirectory() as folder:
@@ -107,6 +163,46 @@ class Arithmetic(unittest.TestCase):
             summary.write_report(filed, path)
             with open(path) as file:
                 self.assertEqual(json.load(file), filed)
+
+
+class Scaling(unittest.TestCase):
+    def scaled(self, shards, round_number, cpu, per_s, cores_used, shares_cores=False):
+        found = run(scaling.name_of(shards), round_number, cpu, cores_used=cores_used)
+        found["record"]["traffic"]["delivered_per_s"] = per_s
+        found["record"]["loadgen"].update({"cores_used": 0.97, "workers": 1})
+        return {**found, "shards": shards, "shares_cores": shares_cores}
+
+    def test_shards_double_up_to_all_cores(self):
+        self.assertEqual(scaling.shard_counts(2), [1, 2])
+        self.assertEqual(scaling.shard_counts(6), [1, 2, 4, 6])
+        self.assertEqual(scaling.shard_counts(8), [1, 2, 4, 8])
+
+    def test_the_load_has_the_cores_that_the_shards_leave(self):
+        self.assertEqual(scaling.placement([0, 1, 2], 1), ([0], [1, 2]))
+        self.assertEqual(scaling.placement([0, 1], 2), ([0, 1], [0, 1]))
+
+    def test_capacity_is_what_busy_shards_would_deliver_at_that_cost(self):
+        runs = [self.scaled(1, 1, 5.0, 190_000.0, 0.99), self.scaled(2, 1, 5.5, 200_000.0, 1.1, shares_cores=True)]
+        self.assertEqual(scaling.capacity_per_s(runs[1]), 2e6 / 5.5)
+        text = scaling.scaling_summary({**report(runs), "format": scaling.FORMAT})
+        self.assertIn("| 1 | 190,000 | 1.00 | 5.00 | 1.00 | 200,000 | **1.00** | 99 | the shards |", text)
+        self.assertIn("| 2 | 200,000 | 1.05 | 5.50 | 0.91 | 363,636 | **1.82** | 55 | load generator limited: it shares the shards' cores |", text)
+
+    def test_a_ratio_to_a_shard_that_was_not_busy_is_doubted(self):
+        runs = [self.scaled(1, 1, 5.0, 90_000.0, 0.3), self.scaled(2, 1, 5.0, 100_000.0, 0.6, shares_cores=True)]
+        self.assertIn("| **2.00** ? |", scaling.scaling_summary({**report(runs), "format": scaling.FORMAT}))
+
+    def test_who_was_the_limit_is_told_from_cores(self):
+        self.assertEqual(scaling.limit_of([self.scaled(2, 1, 5.0, 1.0, 1.2)]), "load generator limited")
+        idle = self.scaled(2, 1, 5.0, 1.0, 1.2)
+        idle["record"]["loadgen"]["cores_used"] = 0.5
+        self.assertEqual(scaling.limit_of([idle]), "neither was busy all the time")
+
+    def test_a_drawing_has_a_line_for_each_workload_that_ran(self):
+        runs = [self.scaled(1, 1, 5.0, 100.0, 1.0), self.scaled(2, 1, 5.0, 150.0, 1.0)]
+        drawn = scaling.drawing({**report(runs), "format": scaling.FORMAT})
+        self.assertEqual((drawn.count("ping, 64 pairs: capacity"), drawn.count("stream, 16 pairs")), (1, 0))
+        xml.dom.minidom.parseString(drawn)
 
 
 class Readme(unittest.TestCase):
@@ -133,6 +229,7 @@ class Readme(unittest.TestCase):
         with open(summary.README) as file:
             text = file.read()
         self.assertIn("| ping, 64 pairs | 2.00 |", text)
+        self.assertNotIn("Large payloads", text)
         self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n"))
 
     def test_large_payloads_are_named_where_they_were_measured(self):
