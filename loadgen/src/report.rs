@@ -420,6 +420,13 @@ fn put_slow(f: &mut fmt::Formatter<'_>, slow: &Slow) -> fmt::Result {
         ratio(slow.p99_ratio_during),
         ratio(slow.p99_ratio_after)
     )?;
+    if slow.rate.unsent > 0 {
+        writeln!(
+            f,
+            "  not made             {} messages that were due and could not go until the end",
+            slow.rate.unsent
+        )?;
+    }
     writeln!(
         f,
         "  the {} slow           {} messages read, {} lost, {} cut by the server",

@@ -526,6 +526,14 @@ impl Worker {
             }
         }
         if before == Phase::Measure {
+            if let (Some(_), Some(pace)) = (self.windows, &mut self.pace)
+                && let Some(schedule) = &mut pace.schedule
+            {
+                // Still postponed: they have no latency, so they are told.
+                while schedule.take_due(now_ns).is_some() {
+                    self.report.pace.unsent += 1;
+                }
+            }
             self.measured_ns.end = now_ns + 1;
             self.report.measured = Duration::from_nanos(now_ns - self.measured_ns.start);
             let sums = self.sums;
