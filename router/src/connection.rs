@@ -3,12 +3,12 @@
 //! A connection owns its HTTP/2 state, its egress and, while open, the link: key, class and subscriptions. It knows no
 //! other connection; what it shares with them goes through [`crate::shard::Core`].
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use indexmap::IndexSet;
 use slim_proto::grpc::{Deframer, FrameError};
 use slim_proto::http2::{ConnectionError, ErrorCode, ServerConnection, StreamId};
 use slim_proto::link::{LinkMac, NegotiationError};
@@ -219,7 +219,8 @@ impl Connection {
 /// an id at all (T19).
 pub struct Subscriptions {
     records_max: usize,
-    records: HashSet<Record, RandomState>,
+    /// In an order that depends on what the client did and on nothing else: they are announced in it when it goes.
+    records: IndexSet<Record, RandomState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -241,7 +242,7 @@ impl Subscriptions {
     pub fn with_limit(records_max: usize) -> Subscriptions {
         Subscriptions {
             records_max,
-            records: HashSet::default(),
+            records: IndexSet::default(),
         }
     }
 
@@ -271,8 +272,8 @@ impl Subscriptions {
 
     /// Removes the record; or, if there is none, the one that a replay after reconnecting left with id 0 (T10).
     pub fn remove(&mut self, record: Record) -> bool {
-        self.records.remove(&record)
-            || self.records.remove(&Record {
+        self.records.swap_remove(&record)
+            || self.records.swap_remove(&Record {
                 subscription_id: 0,
                 ..record
             })

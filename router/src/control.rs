@@ -3,9 +3,10 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-use slim_ring::Waker;
-
 use crate::routes::ShardId;
+
+/// Wakes one shard, from any thread.
+type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// Orders to all shards. Giving one wakes them; a shard looks once a turn.
 pub struct Orders {
@@ -64,7 +65,7 @@ impl Orders {
 
     fn wake_all(&self) {
         for waker in self.wakers.iter().filter_map(OnceLock::get) {
-            waker.wake();
+            waker();
         }
     }
 }

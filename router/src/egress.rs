@@ -15,10 +15,11 @@
 //! much waits for the receivers of the shard together) the receiver is *pressed*: publishers that reach it are held. It is
 //! relieved below half of that, or cut when it has read less than that within [`limits::EGRESS_GRACE`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use indexmap::IndexSet;
 use slim_proto::grpc;
 use slim_proto::http2::{ServerConnection, StreamId, data_frame_header};
 use slim_proto::route_header::RouteHeader;
@@ -122,7 +123,8 @@ struct Pressed {
     since: Instant,
     /// [`Egress::taken_bytes`] at that time.
     taken_bytes: u64,
-    publishers: HashSet<ConnectionId, ahash::RandomState>,
+    /// First come, first to go on.
+    publishers: IndexSet<ConnectionId, ahash::RandomState>,
 }
 
 /// What became of a push.
@@ -518,7 +520,7 @@ impl Egress {
             Box::new(Pressed {
                 since: now,
                 taken_bytes,
-                publishers: HashSet::default(),
+                publishers: IndexSet::default(),
             })
         });
         pressed.publishers.insert(publisher)

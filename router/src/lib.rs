@@ -27,6 +27,7 @@ mod forward;
 mod ingress;
 mod memory;
 mod mesh;
+mod network;
 mod parked;
 mod rate;
 mod shard;
@@ -37,7 +38,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use slim_ring::{Ring, RingError};
+use slim_ring::{Ring, RingConfig, RingError};
 use tracing::{debug, info, warn};
 
 pub use accept::ListenError;
@@ -47,6 +48,7 @@ use config::{Config, ListenAddress};
 use control::Orders;
 use memory::Memory;
 use metrics::{Counters, Snapshot};
+use network::{Bells, RingNetwork};
 use routes::ShardId;
 use shard::{Plan, Shard};
 
@@ -107,6 +109,7 @@ impl Router {
             bytes = memory.ceiling_bytes(),
             "memory that this process may have resident"
         );
+        let bells = Bells::new(shards);
         let owners = owner_hash()?;
         let (finished_sender, finished) = mpsc::channel();
         let (ready_sender, ready) = mpsc::channel();
@@ -127,6 +130,7 @@ impl Router {
                 owners: owners.clone(),
             };
             let (ready, finished) = (ready_sender.clone(), finished_sender.clone());
+            let bells = bells.clone();
             let host = LocalExecutorBuilder::new(placement)
                 .name(&format!("shard-{i}"))
                 // The executor only hosts: it moves no bytes, so it needs next to no ring and buffers.
@@ -138,7 +142,7 @@ impl Router {
                         finished,
                         result: None,
                     };
-                    last_word.result = Some(host(plan, &ready, &started));
+                    last_word.result = Some(host(plan, bells, &ready, &started));
                 })
                 .map_err(|error| RouterError::Host {
                     shard: i,
@@ -277,17 +281,26 @@ impl Drop for Router {
 /// The whole life of a shard, on its own thread. What it could not start with goes to `ready`.
 fn host(
     plan: Plan,
+    bells: Arc<Bells>,
     ready: &mpsc::Sender<Result<(), RingError>>,
     started: &mpsc::Receiver<Vec<(OwnedFd, u16)>>,
 ) -> Result<(), RouterError> {
     let ShardId(shard_number) = plan.shard;
-    let mut shard = match Shard::new(plan) {
-        Ok(shard) => shard,
+    let config = RingConfig {
+        submission_entries: limits::RING_SUBMISSION_ENTRIES,
+        completion_entries: limits::RING_COMPLETION_ENTRIES,
+        receive_buffers: limits::RECEIVE_BUFFERS,
+        receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
+        sockets_max: limits::SOCKETS_PER_SHARD_MAX,
+    };
+    let network = match RingNetwork::open(plan.shard, bells, config) {
+        Ok(network) => network,
         Err(error) => {
             let _ = ready.send(Err(error));
             return Ok(());
         }
     };
+    let mut shard = Shard::new(plan, network);
     let _ = ready.send(Ok(()));
     let Ok(listeners) = started.recv() else {
         // Another shard could not start; the router gives up.

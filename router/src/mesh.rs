@@ -11,18 +11,18 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use slim_proto::route_header::RouteHeader;
-use slim_ring::{Ring, RingAddress};
 
 use crate::admission;
 use crate::connection::Peer;
 use crate::limits;
+use crate::network::Network;
 use crate::routes::{Notice, ShardId, Slot};
 
 /// What one shard tells another, messages apart.
@@ -153,7 +153,7 @@ impl Lane {
     }
 }
 
-/// What the shards of one router share: lanes, who sleeps, how to wake it.
+/// What the shards of one router share: lanes, who sleeps.
 pub struct Web {
     shards: u16,
     /// `lanes[from * shards + to]`.
@@ -166,7 +166,6 @@ pub struct Web {
 #[derive(Default)]
 struct Node {
     asleep: AtomicBool,
-    address: OnceLock<RingAddress>,
 }
 
 impl Web {
@@ -226,9 +225,7 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Announces `ring` as where this shard is woken.
-    pub fn join(shard: ShardId, web: Arc<Web>, ring: &Ring) -> Mesh {
-        let _ = web.node(shard).address.set(ring.address());
+    pub fn join(shard: ShardId, web: Arc<Web>) -> Mesh {
         let outbox = || Outbox {
             open: Box::default(),
             closed: VecDeque::new(),
@@ -291,7 +288,7 @@ impl Mesh {
     }
 
     /// Sends what gathered, wakes who sleeps. Publishers whose lane has room again are added to `released`.
-    pub fn flush(&mut self, ring: &mut Ring, released: &mut Vec<Slot>) {
+    pub fn flush(&mut self, network: &mut impl Network, released: &mut Vec<Slot>) {
         if self.web.shards == 1 {
             return;
         }
@@ -327,7 +324,7 @@ impl Mesh {
                 }
             }
             if sent {
-                self.wake(to, ring);
+                self.wake(to, network);
             }
             if self.outboxes[usize::from(to.0)].weight < limits::MESH_OUTBOX_BYTES / 2 {
                 released.append(&mut self.lane_holds[usize::from(to.0)]);
@@ -349,22 +346,19 @@ impl Mesh {
                 .control
                 .push(std::mem::take(&mut outbox.control))
             {
-                Ok(()) => self.wake(to, ring),
+                Ok(()) => self.wake(to, network),
                 // Full: the same messages, in the same order, next turn.
                 Err(batch) => outbox.control = batch,
             }
         }
     }
 
-    fn wake(&self, to: ShardId, ring: &mut Ring) {
+    fn wake(&self, to: ShardId, network: &mut impl Network) {
         // Pairs with the fence in `may_wait`: either we see that the shard sleeps, or it sees what we pushed.
         fence(Ordering::SeqCst);
         let node = self.web.node(to);
-        if node.asleep.load(Ordering::Relaxed)
-            && node.asleep.swap(false, Ordering::AcqRel)
-            && let Some(address) = node.address.get()
-        {
-            ring.wake(address);
+        if node.asleep.load(Ordering::Relaxed) && node.asleep.swap(false, Ordering::AcqRel) {
+            network.wake(to);
         }
     }
 
@@ -476,6 +470,7 @@ mod tests {
     use slim_ring::RingConfig;
 
     use super::*;
+    use crate::network::{Bells, RingNetwork};
 
     const PUBLISHER: Slot = Slot {
         index: 0,
@@ -484,21 +479,20 @@ mod tests {
 
     /// One shard's end of a web of three, and the lanes.
     struct End {
-        ring: Ring,
+        network: RingNetwork,
         mesh: Mesh,
         header: RouteHeader,
     }
 
     impl End {
         fn new() -> End {
-            let ring = Ring::new(RingConfig {
+            let config = RingConfig {
                 submission_entries: 8,
                 completion_entries: 16,
                 receive_buffers: 1,
                 receive_buffer_bytes: 4_096,
                 sockets_max: 1,
-            })
-            .unwrap();
+            };
             let name = wire::Name {
                 name: Some(wire::EncodedName::default()),
                 ..Default::default()
@@ -508,8 +502,8 @@ mod tests {
                 panic!("a whole message");
             };
             End {
-                mesh: Mesh::join(ShardId(0), Web::new(3), &ring),
-                ring,
+                mesh: Mesh::join(ShardId(0), Web::new(3)),
+                network: RingNetwork::open(ShardId(0), Bells::new(3), config).unwrap(),
                 header,
             }
         }
@@ -524,7 +518,7 @@ mod tests {
         }
 
         fn flush(&mut self) {
-            self.mesh.flush(&mut self.ring, &mut Vec::new());
+            self.mesh.flush(&mut self.network, &mut Vec::new());
         }
 
         /// Takes one parcel, as shard 1.

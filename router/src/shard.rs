@@ -23,12 +23,11 @@ use std::time::{Duration, Instant};
 
 use slim_proto::http2::Settings;
 use slim_proto::link::{Acceptor, MacPolicy, Preimage};
-use slim_ring::{Event, ListenerId, ReceiveEnd, Ring, RingError, SocketId};
+use slim_ring::{Event, ListenerId, ReceiveEnd, RingError, SocketId};
 use tracing::warn;
 
 use connections::{Connections, LogGate};
 
-use crate::accept;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::connection::{Admitted, Connection, End, Phase};
@@ -38,17 +37,18 @@ use crate::limits;
 use crate::memory::{Memory, Shares};
 use crate::mesh::{Control, Mesh, Newcomer, Web};
 use crate::metrics::Counters;
+use crate::network::Network;
 use crate::rate::Rates;
 use crate::routes::{Delivery, Notice, Routes, Settled, ShardId, Slot};
 
-/// A shard and its ring.
-pub struct Shard {
-    ring: Ring,
+/// A shard and its network.
+pub struct Shard<N: Network> {
+    network: N,
     core: Core,
     listeners: Vec<Listening>,
     orders: Arc<Orders>,
     /// Events that the last turn had no time for. Not more than the ring's completion queue and its receive buffers hold.
-    postponed_events: VecDeque<Event>,
+    postponed_events: VecDeque<Event<N::Buffer>>,
     sweep_at: Instant,
     sweep_part: u32,
     drain: Drain,
@@ -61,6 +61,13 @@ struct Listening {
     resume_at: Option<Instant>,
 }
 
+/// Whether a shard goes on after a turn.
+pub enum Turn {
+    More,
+    /// All is over: it has drained, or was stopped.
+    Last,
+}
+
 #[derive(PartialEq, Eq)]
 enum Drain {
     No,
@@ -71,7 +78,7 @@ enum Drain {
     Links,
 }
 
-/// Everything of a shard but the ring, so that received bytes can be borrowed from the ring meanwhile.
+/// Everything of a shard but its network.
 pub struct Core {
     pub shard: ShardId,
     pub config: Arc<Config>,
@@ -153,8 +160,8 @@ pub struct Plan {
     pub owners: ahash::RandomState,
 }
 
-impl Shard {
-    pub fn new(plan: Plan) -> Result<Shard, RingError> {
+impl<N: Network> Shard<N> {
+    pub fn new(plan: Plan, network: N) -> Shard<N> {
         let Plan {
             shard,
             shards,
@@ -166,15 +173,8 @@ impl Shard {
             orders,
             owners,
         } = plan;
-        let ring = Ring::new(slim_ring::RingConfig {
-            submission_entries: limits::RING_SUBMISSION_ENTRIES,
-            completion_entries: limits::RING_COMPLETION_ENTRIES,
-            receive_buffers: limits::RECEIVE_BUFFERS,
-            receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
-            sockets_max: limits::SOCKETS_PER_SHARD_MAX,
-        })?;
-        let mesh = Mesh::join(shard, web, &ring);
-        orders.join(shard, ring.waker());
+        let mesh = Mesh::join(shard, web);
+        orders.join(shard, network.waker());
         let acceptors = config
             .listeners
             .iter()
@@ -190,7 +190,7 @@ impl Shard {
                 enforce_pqc: false,
             })
             .collect();
-        let now = Instant::now();
+        let now = network.now();
         let mut routes = Routes::new(shard, shards, owners);
         routes.limit_names(config.limits.names.div_ceil(usize::from(shards)));
         let rates = Rates {
@@ -241,8 +241,8 @@ impl Shard {
             closing: Vec::new(),
             half_closing: Vec::new(),
         };
-        Ok(Shard {
-            ring,
+        Shard {
+            network,
             core,
             listeners: Vec::new(),
             orders,
@@ -250,13 +250,13 @@ impl Shard {
             sweep_at: now,
             sweep_part: 0,
             drain: Drain::No,
-        })
+        }
     }
 
     /// Begins to accept: `listeners` listen already, each with its position in the configuration.
     pub fn listen(&mut self, listeners: Vec<(OwnedFd, u16)>) -> Result<(), RingError> {
         for (socket, listener) in listeners {
-            let id = self.ring.listen(socket)?;
+            let id = self.network.listen(socket)?;
             self.listeners.push(Listening {
                 id,
                 listener,
@@ -269,49 +269,61 @@ impl Shard {
     /// Serves until the drain is complete. An error is one of the ring itself, from which no shard recovers.
     pub fn run(&mut self) -> Result<(), RingError> {
         loop {
-            let due = [self.core.acknowledge_at(), self.core.throttled_until()];
-            let patience = due
-                .into_iter()
-                .flatten()
-                .fold(self.sweep_at, Instant::min)
-                .saturating_duration_since(self.core.now);
-            let wait = if self.core.postponed.is_empty() && self.postponed_events.is_empty() {
-                self.core.mesh.may_wait(patience)
-            } else {
-                Duration::ZERO
-            };
-            self.ring.turn(Some(wait))?;
-            self.core.mesh.awake();
-            self.core.now = Instant::now();
-            self.core.release_throttled();
-            self.core.begin_stage();
-            self.take_events();
-            self.core.begin_stage();
-            self.core.receive_mesh(&mut self.ring);
-            if self.core.now >= self.sweep_at {
-                self.sweep();
-            }
-            self.core.begin_stage();
-            self.core.go_on();
-            self.core.settle();
-            self.core.keep_within_limits();
-            self.core.settle();
-            self.core.flush(&mut self.ring);
-            self.follow_orders();
-            if self.orders.stop_ordered() {
-                return Ok(());
-            }
-            if self.drain == Drain::Links && self.core.connections.is_empty() {
-                self.core.mesh.flush(&mut self.ring, &mut Vec::new());
+            let wait = self.patience();
+            self.network.turn(Some(wait))?;
+            if let Turn::Last = self.serve() {
                 return Ok(());
             }
         }
     }
 
+    /// For how long the shard may wait for its network now, at most. Announces that it is about to.
+    pub fn patience(&self) -> Duration {
+        if !self.core.postponed.is_empty() || !self.postponed_events.is_empty() {
+            return Duration::ZERO;
+        }
+        let due = [self.core.acknowledge_at(), self.core.throttled_until()];
+        let patience = due
+            .into_iter()
+            .flatten()
+            .fold(self.sweep_at, Instant::min)
+            .saturating_duration_since(self.core.now);
+        self.core.mesh.may_wait(patience)
+    }
+
+    /// Deals with all that the network brought, in one turn.
+    pub fn serve(&mut self) -> Turn {
+        self.core.mesh.awake();
+        self.core.now = self.network.now();
+        self.core.release_throttled();
+        self.core.begin_stage();
+        self.take_events();
+        self.core.begin_stage();
+        self.core.receive_mesh(&mut self.network);
+        if self.core.now >= self.sweep_at {
+            self.sweep();
+        }
+        self.core.begin_stage();
+        self.core.go_on();
+        self.core.settle();
+        self.core.keep_within_limits();
+        self.core.settle();
+        self.core.flush(&mut self.network);
+        self.follow_orders();
+        if self.orders.stop_ordered() {
+            return Turn::Last;
+        }
+        if self.drain == Drain::Links && self.core.connections.is_empty() {
+            self.core.mesh.flush(&mut self.network, &mut Vec::new());
+            return Turn::Last;
+        }
+        Turn::More
+    }
+
     /// Deals with what came, as far as one turn should; the rest waits, in order. Sends that are done do not wait: until
     /// they are known, nothing more can be sent to their receivers.
     fn take_events(&mut self) {
-        while let Some(event) = self.ring.next_event() {
+        while let Some(event) = self.network.next_event() {
             let is_late = !self.postponed_events.is_empty() || self.core.has_done_enough();
             if is_late && !matches!(event, Event::Sent { .. }) {
                 self.postponed_events.push_back(event);
@@ -326,7 +338,7 @@ impl Shard {
         }
     }
 
-    fn on_event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event<N::Buffer>) {
         match event {
             Event::Received { socket, buffer } => {
                 self.core.stage_received_bytes += buffer.len();
@@ -334,7 +346,7 @@ impl Shard {
                 if let Some(mut connection) = self.core.connections.take(slot) {
                     let received = match connection.phase {
                         Phase::Ending { .. } => Ok(()),
-                        _ => self.core.receive(&mut connection, self.ring.bytes(&buffer)),
+                        _ => self.core.receive(&mut connection, &buffer),
                     };
                     if let Err(end) = received {
                         self.core.end(&mut connection, &end);
@@ -342,7 +354,6 @@ impl Shard {
                     self.core.owe_acknowledgement(&mut connection);
                     self.core.connections.put(connection);
                 }
-                self.ring.recycle(buffer);
             }
             Event::Sent {
                 socket,
@@ -389,7 +400,7 @@ impl Shard {
     /// A new connection goes to the shard with the fewest: a few busy clients must not share one core of many.
     fn accept(&mut self, socket: OwnedFd, listener: u16) {
         self.core.counters.connections_accepted.add(1);
-        let peer = accept::prepare(&socket);
+        let peer = self.network.prepare(&socket);
         let memory = self.core.memory.state();
         let entry = match self.core.admission.enter(&peer, memory) {
             Ok(entry) => entry,
@@ -403,7 +414,7 @@ impl Shard {
             entry,
         };
         if shard == self.core.shard {
-            self.core.adopt(&mut self.ring, newcomer);
+            self.core.adopt(&mut self.network, newcomer);
         } else {
             let newcomer = Control::Adopt(Box::new(newcomer));
             self.core.mesh.tell(shard, newcomer);
@@ -418,13 +429,11 @@ impl Shard {
         self.core.sweep_pressed(late);
         self.core.look_at_memory();
         self.core.sweep_connections(self.sweep_part);
-        self.core
-            .counters
-            .set_ring_enters(self.ring.counters().enters);
+        self.core.counters.set_ring_enters(self.network.enters());
         for listening in &mut self.listeners {
             if listening.resume_at.is_some_and(|at| at <= self.core.now) {
                 listening.resume_at = None;
-                self.ring.resume_accept(listening.id);
+                self.network.resume_accept(listening.id);
             }
         }
     }
@@ -433,7 +442,7 @@ impl Shard {
         if self.drain == Drain::No && self.orders.drain_ordered() {
             self.drain = Drain::Listeners;
             for listening in &self.listeners {
-                self.ring.unlisten(listening.id);
+                self.network.unlisten(listening.id);
             }
         }
         if self.drain == Drain::Listeners
@@ -448,14 +457,14 @@ impl Shard {
             // The last connections that others accepted for this shard are in the lanes by now.
             // Twice, for this turn may have left some of what came before.
             for _ in 0..2 {
-                while !self.core.receive_mesh(&mut self.ring) {
+                while !self.core.receive_mesh(&mut self.network) {
                     self.core.keep_within_limits();
                     self.core.begin_stage();
                 }
             }
             self.core.drain_links();
             self.core.settle();
-            self.core.flush(&mut self.ring);
+            self.core.flush(&mut self.network);
         }
     }
 }
@@ -468,7 +477,7 @@ impl Core {
         }
     }
 
-    fn adopt(&mut self, ring: &mut Ring, newcomer: Newcomer) {
+    fn adopt(&mut self, network: &mut impl Network, newcomer: Newcomer) {
         let Newcomer {
             socket,
             listener,
@@ -481,7 +490,7 @@ impl Core {
             max_header_list_bytes: limits::HEADER_LIST_BYTES_MAX,
             max_concurrent_streams: limits::STREAMS_PER_CONNECTION_MAX,
         };
-        match ring.adopt(socket) {
+        match network.adopt(socket) {
             Ok(socket) => {
                 let control = self.pool.buffer();
                 let limited = self.rates.is_limited();
@@ -572,7 +581,7 @@ impl Core {
     }
 
     /// Takes in what other shards sent. False if that is more than this turn should do: the rest comes next turn.
-    fn receive_mesh(&mut self, ring: &mut Ring) -> bool {
+    fn receive_mesh(&mut self, network: &mut impl Network) -> bool {
         // Control is taken first and acted on last: see the module text of `mesh`.
         self.mesh.take_control();
         for from in self.mesh.senders() {
@@ -597,7 +606,7 @@ impl Core {
                         }
                     }
                     Control::Release { publisher } => self.release_publisher(publisher),
-                    Control::Adopt(newcomer) => self.adopt(ring, *newcomer),
+                    Control::Adopt(newcomer) => self.adopt(network, *newcomer),
                 }
             }
         }
@@ -662,9 +671,9 @@ impl Core {
     }
 
     /// Sends what the turn produced, to sockets and to other shards.
-    fn flush(&mut self, ring: &mut Ring) {
+    fn flush(&mut self, network: &mut impl Network) {
         loop {
-            self.mesh.flush(ring, &mut self.released);
+            self.mesh.flush(network, &mut self.released);
             if self.released.is_empty() {
                 break;
             }
@@ -679,13 +688,13 @@ impl Core {
             connection.dirty = false;
             if let Some(buffers) = connection.egress.take(&mut self.pool) {
                 connection.acknowledgement.sent();
-                ring.send(connection.socket, buffers);
+                network.send(connection.socket, buffers);
             }
         }
         self.dirty = dirty;
-        self.acknowledge_received(ring);
+        self.acknowledge_received(network);
         for socket in self.half_closing.drain(..) {
-            ring.shutdown_write(socket);
+            network.shutdown_write(socket);
         }
         for socket in std::mem::take(&mut self.closing) {
             if let Some(mut connection) = self.connections.take(socket.into()) {
@@ -695,7 +704,7 @@ impl Core {
                     self.left.insert(connection.slot, connection);
                 }
                 self.counters.connection_closed();
-                ring.close(socket);
+                network.close(socket);
             }
         }
     }

@@ -53,7 +53,7 @@ impl ListenerId {
         (self.generation as u64) << 32 | self.index as u64
     }
 
-    pub(crate) const fn from_u64(packed: u64) -> ListenerId {
+    pub const fn from_u64(packed: u64) -> ListenerId {
         ListenerId {
             index: packed as u32,
             generation: (packed >> 32) as u32,
@@ -62,8 +62,10 @@ impl ListenerId {
 }
 
 /// What a turn brought. For a socket, nothing comes after `Closed`.
+///
+/// - `Buffer`: what received bytes come in; a ring's own, unless somebody plays the ring.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<Buffer = ReceivedBuffer> {
     /// A connection. Whoever gets the descriptor owns it; [`crate::Ring::adopt`] it here or hand it to another ring.
     Accepted {
         listener: ListenerId,
@@ -78,10 +80,7 @@ pub enum Event {
     /// After [`crate::Ring::unlisten`]: the listening socket is closed, its backlog was delivered before this.
     ListenerClosed { listener: ListenerId },
     /// Bytes, at least one, in order.
-    Received {
-        socket: SocketId,
-        buffer: ReceivedBuffer,
-    },
+    Received { socket: SocketId, buffer: Buffer },
     /// No more bytes will come from this socket. Sending may still work after [`ReceiveEnd::Eof`].
     ReceiveEnded { socket: SocketId, cause: ReceiveEnd },
     /// The send is over and its buffers are the caller's again. `Ok` holds the bytes the kernel took: all of them,

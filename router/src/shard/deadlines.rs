@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use slim_ring::Ring;
-
 use super::Core;
 use crate::acknowledge::Delay;
 use crate::connection::{Connection, End, Peer, Phase};
 use crate::limits;
+use crate::network::Network;
 
 impl Core {
     /// Notes that TCP owes this client an acknowledgement.
@@ -31,7 +30,7 @@ impl Core {
     }
 
     /// Has the kernel acknowledge what was received and not answered in time; see [`crate::acknowledge`].
-    pub(super) fn acknowledge_received(&mut self, ring: &mut Ring) {
+    pub(super) fn acknowledge_received(&mut self, network: &mut impl Network) {
         for delay in Delay::ALL {
             let queue = &mut self.unacknowledged[delay as usize];
             while let Some((since, slot)) = queue.front() {
@@ -44,7 +43,7 @@ impl Core {
                         break;
                     }
                     connection.acknowledgement.expired();
-                    ring.acknowledge(connection.socket);
+                    network.acknowledge(connection.socket);
                 }
                 // Done, or sent to meanwhile.
                 queue.pop_front();
