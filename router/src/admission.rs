@@ -180,6 +180,13 @@ impl Admission {
         }
     }
 
+    /// Connections of all shards, as they are placed by.
+    #[cfg(test)]
+    pub fn present(&self) -> u32 {
+        let all = self.book().all;
+        all.inside + all.waiting
+    }
+
     fn refusal(&self, book: &Book, entry: &Entry, tight: bool) -> Option<Refusal> {
         if tight {
             return Some(Refusal::Memory);

@@ -197,9 +197,19 @@ impl Egress {
     }
 
     /// Messages among them, acknowledgements not counted.
-    pub fn messages(&self) -> u64 {
+    fn messages(&self) -> u64 {
         let waiting = self.waiting.as_ref().map_or(0, |waiting| waiting.count());
         u64::from(self.ready_messages) + u64::from(self.sending_messages) + waiting as u64
+    }
+
+    /// Lets go of what the kernel has not taken. What a send under way has moved of it nobody can tell, so all of it is
+    /// among the messages whose number is returned.
+    pub fn give_up(&mut self) -> u64 {
+        let messages = self.messages();
+        self.waiting = None;
+        self.ready_messages = 0;
+        self.sending_messages = 0;
+        messages
     }
 
     pub fn is_idle(&self) -> bool {
@@ -528,6 +538,12 @@ impl Egress {
 
     pub fn is_pressed(&self) -> bool {
         self.pressed.is_some()
+    }
+
+    #[cfg(test)]
+    pub fn pressing_publishers(&self) -> usize {
+        let pressed = self.pressed.as_ref();
+        pressed.map_or(0, |pressed| pressed.publishers.len())
     }
 
     /// Whether a pressed receiver has used up its grace. One that took `low_bytes` meanwhile reads,

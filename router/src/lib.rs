@@ -31,6 +31,8 @@ mod network;
 mod parked;
 mod rate;
 mod shard;
+#[cfg(test)]
+mod simulation;
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;

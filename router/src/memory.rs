@@ -97,6 +97,14 @@ impl Memory {
         }
     }
 
+    /// Without a ceiling, and without a look at this process: for shards that are simulated.
+    #[cfg(test)]
+    pub fn boundless(shards: u16) -> Memory {
+        let mut memory = Memory::new(shards, Some(usize::MAX), None);
+        memory.watch.get_mut().expect("nobody else has it").status = None;
+        memory
+    }
+
     pub fn ceiling_bytes(&self) -> usize {
         self.ceiling_bytes
     }

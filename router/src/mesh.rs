@@ -140,11 +140,11 @@ struct Lane {
 }
 
 impl Lane {
-    fn new() -> Lane {
+    fn new(parcels: usize) -> Lane {
         Lane {
-            parcels: ArrayQueue::new(limits::MESH_LANE_PARCELS),
+            parcels: ArrayQueue::new(parcels),
             control: ArrayQueue::new(limits::MESH_CONTROL_BATCHES),
-            empties: ArrayQueue::new(limits::MESH_LANE_PARCELS),
+            empties: ArrayQueue::new(parcels),
         }
     }
 
@@ -170,10 +170,15 @@ struct Node {
 
 impl Web {
     pub fn new(shards: u16) -> Arc<Web> {
+        Web::with_lanes(shards, limits::MESH_LANE_PARCELS)
+    }
+
+    /// - `parcels`: as [`limits::MESH_LANE_PARCELS`], but where less is simulated.
+    pub fn with_lanes(shards: u16, parcels: usize) -> Arc<Web> {
         let pairs = usize::from(shards) * usize::from(shards);
         Arc::new(Web {
             shards,
-            lanes: (0..pairs).map(|_| Lane::new()).collect(),
+            lanes: (0..pairs).map(|_| Lane::new(parcels)).collect(),
             nodes: (0..shards).map(|_| Node::default()).collect(),
         })
     }
@@ -213,6 +218,8 @@ pub struct Mesh {
     shard: ShardId,
     web: Arc<Web>,
     outboxes: Vec<Outbox>,
+    /// [`limits::MESH_OUTBOX_BYTES`], but where less is simulated.
+    outbox_bytes: usize,
     /// Confirmations that must not overtake messages: those that gather, and those whose messages are being sent.
     confirmations: Vec<(ShardId, Control)>,
     confirmations_leaving: Vec<(ShardId, Control)>,
@@ -237,6 +244,7 @@ impl Mesh {
         Mesh {
             shard,
             outboxes: (0..web.shards).map(|_| outbox()).collect(),
+            outbox_bytes: limits::MESH_OUTBOX_BYTES,
             lane_holds: (0..web.shards).map(|_| Vec::new()).collect(),
             web,
             confirmations: Vec::new(),
@@ -276,7 +284,7 @@ impl Mesh {
                 .closed
                 .push_back(std::mem::replace(&mut outbox.open, next));
         }
-        outbox.weight < limits::MESH_OUTBOX_BYTES
+        outbox.weight < self.outbox_bytes
     }
 
     pub fn tell(&mut self, to: ShardId, control: Control) {
@@ -326,7 +334,7 @@ impl Mesh {
             if sent {
                 self.wake(to, network);
             }
-            if self.outboxes[usize::from(to.0)].weight < limits::MESH_OUTBOX_BYTES / 2 {
+            if self.outboxes[usize::from(to.0)].weight < self.outbox_bytes / 2 {
                 released.append(&mut self.lane_holds[usize::from(to.0)]);
             }
         }
@@ -460,6 +468,55 @@ impl Mesh {
 
     pub fn senders(&self) -> impl Iterator<Item = ShardId> + use<> {
         self.peers()
+    }
+}
+
+/// For the simulation.
+#[cfg(test)]
+impl Mesh {
+    /// What is not as it is when nothing is under way.
+    pub fn unrest(&self) -> Option<&'static str> {
+        if self.is_backed_up() {
+            Some("the mesh is backed up")
+        } else if self.is_parcel_due() || !self.received.is_empty() {
+            Some("control or parcels were taken and not dealt with")
+        } else if self.lane_holds.iter().any(|held| !held.is_empty()) {
+            Some("publishers wait for a lane")
+        } else {
+            None
+        }
+    }
+
+    /// Whether another shard has sent something that this one has not taken.
+    pub fn has_mail(&self) -> bool {
+        let lane = |from| self.web.lane(from, self.shard);
+        self.peers().any(|from| !lane(from).is_empty())
+    }
+
+    pub fn limit_outboxes(&mut self, bytes: usize) {
+        self.outbox_bytes = bytes;
+    }
+
+    /// Message bytes that wait for another shard, at most.
+    pub fn outbox_bytes_max(&self) -> usize {
+        let weights = self.outboxes.iter().map(|outbox| outbox.weight);
+        weights.max().unwrap_or(0)
+    }
+
+    /// Messages that this shard has not sent, and that were sent to it and not taken.
+    pub fn stranded(&self) -> usize {
+        let own = self.outboxes.iter().flat_map(|outbox| {
+            let closed = outbox.closed.iter().map(Box::as_ref);
+            closed.chain([outbox.open.as_ref()])
+        });
+        let own: usize = own.map(|parcel| parcel.messages.len()).sum();
+        let mut sent = 0;
+        for from in self.peers() {
+            while let Some(parcel) = self.web.lane(from, self.shard).parcels.pop() {
+                sent += parcel.messages.len();
+            }
+        }
+        own + sent
     }
 }
 

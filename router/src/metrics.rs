@@ -45,6 +45,11 @@ macro_rules! counters {
                 $(self.$name += counters.$name.get();)*
             }
 
+            #[cfg(test)]
+            pub fn add_all(&mut self, other: &Snapshot) {
+                $(self.$name += other.$name;)*
+            }
+
             /// Every count with its name, in the order of declaration.
             pub fn entries(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name),)*]

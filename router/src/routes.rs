@@ -16,6 +16,8 @@
 //! This module sends nothing itself: what other shards must hear is collected in [`Routes::outgoing`], tickets that
 //! settled in [`Routes::settled`], publishers that may go on in [`Routes::answered`].
 
+#[cfg(test)]
+pub mod inspection;
 mod members;
 
 use std::collections::{HashMap, VecDeque};

@@ -13,6 +13,8 @@
 mod connections;
 mod deadlines;
 mod ending;
+#[cfg(test)]
+mod inspection;
 mod pressure;
 mod waiting_room;
 
@@ -137,6 +139,8 @@ pub struct Core {
     delivered_before: u64,
     /// Bytes read from sockets in this stage.
     stage_received_bytes: usize,
+    /// [`limits::STAGE_DELIVERIES`], but where less is simulated.
+    stage_deliveries: u64,
     /// Publishers that nothing holds and that go on next turn, for this one has done enough.
     pub postponed: Vec<Slot>,
     /// By [`Delay`](crate::acknowledge::Delay): when something came that TCP should acknowledge, and where; oldest first.
@@ -236,6 +240,7 @@ impl<N: Network> Shard<N> {
             throttled: BinaryHeap::new(),
             delivered_before: 0,
             stage_received_bytes: 0,
+            stage_deliveries: limits::STAGE_DELIVERIES,
             postponed: Vec::new(),
             unacknowledged: Default::default(),
             closing: Vec::new(),
@@ -321,11 +326,13 @@ impl<N: Network> Shard<N> {
     }
 
     /// Deals with what came, as far as one turn should; the rest waits, in order. Sends that are done do not wait: until
-    /// they are known, nothing more can be sent to their receivers.
+    /// they are known, nothing more can be sent to their receivers. Where they may end a connection they do, behind what
+    /// that connection sent.
     fn take_events(&mut self) {
         while let Some(event) = self.network.next_event() {
             let is_late = !self.postponed_events.is_empty() || self.core.has_done_enough();
-            if is_late && !matches!(event, Event::Sent { .. }) {
+            let passes = matches!(&event, Event::Sent { result: Ok(_), .. }) && !self.core.draining;
+            if is_late && !passes {
                 self.postponed_events.push_back(event);
             } else {
                 self.on_event(event);
@@ -520,11 +527,12 @@ impl Core {
         let Some(mut connection) = self.connections.take(slot) else {
             return;
         };
-        connection.egress.sent();
-        connection.egress.account(&mut self.egress_bytes, self.now);
         match error {
+            // What was being sent is lost with the connection, and counted there.
             Some(error) => self.end(&mut connection, &End::Failed(error)),
             None => {
+                connection.egress.sent();
+                connection.egress.account(&mut self.egress_bytes, self.now);
                 connection.pump();
                 self.relieve(&mut connection);
                 if self.is_drained(&connection) {
@@ -570,7 +578,7 @@ impl Core {
     /// large group is much work, and nobody is sent anything while a turn lasts. And what was read is best sent while it
     /// is still in the cache, before receivers have more ready than one send takes.
     pub fn has_done_enough(&self) -> bool {
-        self.counters.messages_delivered.get() - self.delivered_before >= limits::STAGE_DELIVERIES
+        self.counters.messages_delivered.get() - self.delivered_before >= self.stage_deliveries
             || self.stage_received_bytes >= limits::STAGE_RECEIVED_BYTES
             || self.egress_bytes > self.egress_pause_bytes
     }
@@ -650,7 +658,8 @@ impl Core {
                     self.connections.put(connection);
                 } else if let Some(mut connection) = self.left.remove(&publisher) {
                     self.resume(&mut connection);
-                    if connection.is_held() {
+                    // If its last message is what it is held for, nothing waits for the release.
+                    if !connection.parked.is_empty() {
                         self.left.insert(publisher, connection);
                     }
                 }
@@ -698,6 +707,9 @@ impl Core {
         }
         for socket in std::mem::take(&mut self.closing) {
             if let Some(mut connection) = self.connections.take(socket.into()) {
+                // Only now, for in this turn a send may still have ended well.
+                let lost = connection.egress.give_up();
+                self.counters.dropped_receiver_left.add(lost);
                 connection.egress.close_account(&mut self.egress_bytes);
                 self.admission.leave(&connection.entry);
                 if !connection.parked.is_empty() {

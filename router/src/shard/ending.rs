@@ -64,14 +64,10 @@ impl Core {
         let mut last_words = Vec::new();
         match end.farewell() {
             Farewell::None => {
-                let lost = connection.egress.messages();
-                let counter = match end {
-                    End::Slow { .. } | End::Stalled { .. } | End::Crowding { .. } => {
-                        &self.counters.dropped_slow_receiver
-                    }
-                    _ => &self.counters.dropped_receiver_left,
-                };
-                counter.add(lost);
+                if let End::Slow { .. } | End::Stalled { .. } | End::Crowding { .. } = end {
+                    let lost = connection.egress.give_up();
+                    self.counters.dropped_slow_receiver.add(lost);
+                }
                 connection.phase = Phase::Ending {
                     deadline: self.now,
                     half_closed: true,
