@@ -151,7 +151,7 @@ impl NatsLink {
         let Some(piece) = self.completed(line) else {
             return Ok(Some(Piece::Whole(trimmed(line))));
         };
-        let line = bytes::Bytes::copy_from_slice(trimmed(&piece));
+        let line = trimmed(&piece).to_vec();
         Ok(Some(Piece::Assembled(line)))
     }
 
@@ -180,7 +180,7 @@ impl NatsLink {
             None => Piece::Whole(&end[..awaited - 2]),
             Some(mut whole) => {
                 whole.truncate(awaited - 2);
-                Piece::Assembled(whole.into())
+                Piece::Assembled(whole)
             }
         })
     }

@@ -3,8 +3,6 @@
 //! A message that lies whole in what was read is lent, not copied; one that was cut is gathered. Memory follows the bytes
 //! that have arrived, never the length that a prefix claims.
 
-use bytes::Bytes;
-
 /// The largest message that either side takes (dataplane 1.5).
 pub const MESSAGE_BYTES_MAX: usize = 4_194_304;
 
@@ -27,8 +25,8 @@ pub enum FrameError {
 pub enum Piece<'a> {
     /// It lay in the input in one piece.
     Whole(&'a [u8]),
-    /// It was cut across inputs.
-    Assembled(Bytes),
+    /// It was cut across inputs. The memory may be put to use again: [`Deframer::lend`].
+    Assembled(Vec<u8>),
 }
 
 impl AsRef<[u8]> for Piece<'_> {
@@ -40,7 +38,7 @@ impl AsRef<[u8]> for Piece<'_> {
     }
 }
 
-/// Cuts messages out of a byte stream that arrives in pieces. Between messages it owns no heap.
+/// Cuts messages out of a byte stream that arrives in pieces. Between messages it owns no heap but what was lent.
 #[derive(Debug)]
 pub struct Deframer {
     message_bytes_max: usize,
@@ -99,6 +97,25 @@ impl Deframer {
         usize::from(self.prefix_bytes) + self.gathered.len()
     }
 
+    /// Memory to gather the next cut message in, so that it need not be allocated. Let go of if one is being gathered.
+    pub fn lend(&mut self, memory: Vec<u8>) {
+        if self.gathered.is_empty() {
+            self.gathered = memory;
+            self.gathered.clear();
+        }
+    }
+
+    /// The memory that was lent, unless a message is being gathered in it.
+    pub fn take_back(&mut self) -> Option<Vec<u8>> {
+        (self.gathered.is_empty() && self.gathered.capacity() > 0)
+            .then(|| std::mem::take(&mut self.gathered))
+    }
+
+    /// Whether bytes of an unfinished message are kept: then memory that is lent would be of no use.
+    pub fn is_gathering(&self) -> bool {
+        !self.gathered.is_empty()
+    }
+
     /// A stream that ends now ends inside a message.
     pub fn is_mid_message(&self) -> bool {
         self.prefix_bytes > 0
@@ -137,9 +154,7 @@ impl Deframer {
             return Ok(None);
         }
         self.prefix_bytes = 0;
-        Ok(Some(Piece::Assembled(Bytes::from(std::mem::take(
-            &mut self.gathered,
-        )))))
+        Ok(Some(Piece::Assembled(std::mem::take(&mut self.gathered))))
     }
 
     /// Room for `more_bytes` of the message: doubles as bytes arrive, and ends exactly at the declared length, so that a
@@ -293,7 +308,37 @@ mod tests {
             panic!()
         };
         assert_eq!(message.len(), MESSAGE_BYTES_MAX);
+        // What becomes a shared message must not be copied for it.
+        assert_eq!(message.capacity(), MESSAGE_BYTES_MAX);
         assert_eq!(deframer.gathered.capacity(), 0);
+    }
+
+    #[test]
+    fn a_cut_message_is_gathered_in_what_was_lent_and_nothing_else() {
+        let stream = framed(&[vec![7; 1_000]]);
+        for cut in 1..stream.len() {
+            let (mut head, mut tail) = stream.split_at(cut);
+            let mut deframer = Deframer::new();
+            let memory = Vec::with_capacity(1_000);
+            let lent_at = memory.as_ptr();
+            deframer.lend(memory);
+            assert_eq!(deframer.next_message(&mut head), Ok(None));
+            let kept = deframer.take_back();
+            if cut <= PREFIX_BYTES {
+                deframer.lend(kept.expect("none of the message has come"));
+            } else {
+                assert_eq!(kept, None);
+                // There is one already.
+                deframer.lend(Vec::new());
+            }
+            match deframer.next_message(&mut tail) {
+                Ok(Some(Piece::Assembled(message))) => assert_eq!(message.as_ptr(), lent_at),
+                Ok(Some(Piece::Whole(message))) => {
+                    assert_eq!((message.len(), cut <= 5), (1_000, true))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     proptest! {

@@ -165,9 +165,13 @@ impl Core {
             match connection.deframer.next_message(&mut bytes)? {
                 None => return Ok(()),
                 Some(Piece::Whole(message)) => self.on_message(connection, message, None)?,
+                Some(Piece::Assembled(message)) if message.len() >= limits::SHARE_BYTES_MIN => {
+                    let message = self.memory.watched(Bytes::from(message));
+                    self.on_message(connection, &message, Some(&message))?;
+                }
                 Some(Piece::Assembled(message)) => {
-                    let message = self.memory.watched(message);
-                    self.on_message(connection, &message, Some(&message))?
+                    self.on_message(connection, &message, None)?;
+                    connection.deframer.lend(message);
                 }
             }
         }

@@ -209,6 +209,10 @@ pub const WAITING_CHUNK_BYTES: usize = 32_768;
 /// Bytes of the chunks into which small messages of a held publisher are copied.
 pub const PARKED_CHUNK_BYTES: usize = 32_768;
 
+/// Buffers that a shard keeps for gathering messages below [`SHARE_BYTES_MIN`] that were cut: no more are lent to messages
+/// that are never finished.
+pub const GATHERING_BUFFERS: usize = 64;
+
 /// Send buffers that a shard keeps for reuse, and the largest that it keeps, in bytes.
 pub const POOL_BUFFERS: usize = 1_024;
 pub const POOL_BUFFER_BYTES_MAX: usize = 262_144;

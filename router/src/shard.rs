@@ -15,6 +15,7 @@ mod deadlines;
 mod ending;
 #[cfg(test)]
 mod inspection;
+mod lending;
 mod pressure;
 mod waiting_room;
 
@@ -29,6 +30,7 @@ use slim_ring::{Event, ListenerId, ReceiveEnd, RingError, SocketId};
 use tracing::warn;
 
 use connections::{Connections, LogGate};
+use lending::Spares;
 
 use crate::admission::Admission;
 use crate::config::Config;
@@ -95,6 +97,7 @@ pub struct Core {
     rates: Rates,
     pub counters: Arc<Counters>,
     pub pool: Pool,
+    spares: Spares,
     /// Read once a turn.
     pub now: Instant,
     pub draining: bool,
@@ -216,6 +219,7 @@ impl<N: Network> Shard<N> {
             rates,
             counters,
             pool: Pool::default(),
+            spares: Spares::default(),
             now,
             draining: false,
             log_gate: LogGate::new(now),
@@ -351,10 +355,12 @@ impl<N: Network> Shard<N> {
                 self.core.stage_received_bytes += buffer.len();
                 let slot = Slot::from(socket);
                 if let Some(mut connection) = self.core.connections.take(slot) {
+                    self.core.lend(&mut connection);
                     let received = match connection.phase {
                         Phase::Ending { .. } => Ok(()),
                         _ => self.core.receive(&mut connection, &buffer),
                     };
+                    self.core.take_back(&mut connection);
                     if let Err(end) = received {
                         self.core.end(&mut connection, &end);
                     }
@@ -649,12 +655,17 @@ impl Core {
                 self.connections.put(connection);
             }
             self.released.append(&mut self.routes.answered);
-            for publisher in std::mem::take(&mut self.released) {
+            let mut released = std::mem::take(&mut self.released);
+            for publisher in released.drain(..) {
                 self.release_publisher(publisher);
             }
-            for publisher in std::mem::take(&mut self.resumable) {
+            lending::keep(&mut self.released, released);
+            let mut resumable = std::mem::take(&mut self.resumable);
+            for publisher in resumable.drain(..) {
                 if let Some(mut connection) = self.connections.take(publisher) {
+                    self.lend(&mut connection);
                     self.resume(&mut connection);
+                    self.take_back(&mut connection);
                     self.connections.put(connection);
                 } else if let Some(mut connection) = self.left.remove(&publisher) {
                     self.resume(&mut connection);
@@ -664,6 +675,7 @@ impl Core {
                     }
                 }
             }
+            lending::keep(&mut self.resumable, resumable);
             let more = !self.routes.outgoing.is_empty()
                 || !self.routes.settled.is_empty()
                 || !self.routes.answered.is_empty()
