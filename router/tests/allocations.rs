@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use slim_proto::link::{ConnectionType, LinkMac, LinkReply, LinkRequest};
-use slim_proto::message::wire::{self, Wire as _};
 use slim_router::limits;
 use tracking_allocator::{AllocationGroupId, AllocationRegistry, AllocationTracker, Allocator};
 
@@ -137,86 +135,12 @@ fn places() -> String {
         .collect()
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mac {
-    On,
-    Off,
-}
-
-/// A link whose messages are made once and sent again and again.
-struct Link {
-    http2: Http2,
-    mac: Option<LinkMac>,
-}
-
-impl Link {
-    /// The next connection to the router: they land on shards 0, 1, .., 0, 1, ..
-    fn connect(router: &TestRouter, mac: Mac) -> Link {
-        let mut http2 = router.connect_raw();
-        if mac == Mac::On {
-            let client = Client::negotiate(http2, dialer());
-            let mac = client.mac().clone();
-            return Link {
-                http2: client.http2,
-                mac: Some(mac),
-            };
-        }
-        http2.open();
-        let dialer = dialer();
-        let request = LinkRequest {
-            link_id: dialer.link_id,
-            version: dialer.version,
-            public_key: Vec::new(),
-            connection_type: ConnectionType::Edge,
-            node_id: dialer.node_id,
-            deployment_name: String::new(),
-            kem_payload: None,
-        };
-        http2.send_message(&request.encode());
-        let Event::Message(reply) = http2.next_event() else {
-            panic!("no link reply");
-        };
-        assert!(LinkReply::decode(&reply).unwrap().public_key.is_empty());
-        Link { http2, mac: None }
-    }
-
-    fn prepared(&self, message: &wire::Message) -> Vec<u8> {
-        match &self.mac {
-            Some(mac) => sign(mac, message),
-            None => message.encode_to_vec(),
-        }
-    }
-
-    fn subscribe(&mut self, to: &str) {
-        let message = self.prepared(&subscribe(&name(to), 1));
-        self.http2.send_message(&message);
-        self.receive(1);
-    }
-
-    fn receive(&mut self, messages: usize) {
-        for _ in 0..messages {
-            match self.http2.next_event() {
-                Event::Message(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        // What is remembered of every frame would make this side slower and slower.
-        self.http2.seen.clear();
-    }
-}
-
 fn router(shards: u16, mac: Mac) -> TestRouter {
     TestRouter::start_with(shards, |config| {
         for listener in &mut config.listeners {
             listener.require_header_mac = mac == Mac::On;
         }
     })
-}
-
-fn message(to: &str, fanout: u32, bytes: usize) -> wire::Message {
-    let mut message = publish(&name("sender"), &name(to), &vec![7; bytes]);
-    header_mut(&mut message).fanout = fanout;
-    message
 }
 
 /// With a MAC and without, on one shard and across the mesh.
@@ -234,11 +158,11 @@ fn a_request_and_its_reply_allocate_nothing() {
     const TRIPS: usize = 1_000;
     on_every_kind_of_link(|shards, mac| {
         let router = router(shards, mac);
-        let [mut client, mut server] = [(); 2].map(|()| Link::connect(&router, mac));
-        client.subscribe("client");
-        server.subscribe("server");
-        let request = client.prepared(&message("server", 1, 256));
-        let reply = server.prepared(&message("client", 1, 256));
+        let [mut client, mut server] = [(); 2].map(|()| Link::connect(router.connect_raw(), mac));
+        client.subscribe(&name("client"));
+        server.subscribe(&name("server"));
+        let request = client.prepared_publish(&name("server"), 1, 256);
+        let reply = server.prepared_publish(&name("client"), 1, 256);
         settles_at(0, || {
             for _ in 0..TRIPS {
                 client.http2.send_message(&request);
@@ -257,9 +181,10 @@ fn a_stream_allocates_nothing() {
     const MESSAGES: usize = 200;
     on_every_kind_of_link(|shards, mac| {
         let router = router(shards, mac);
-        let [mut receiver, mut publisher] = [(); 2].map(|()| Link::connect(&router, mac));
-        receiver.subscribe("stream");
-        let message = publisher.prepared(&message("stream", 1, 256));
+        let [mut receiver, mut publisher] =
+            [(); 2].map(|()| Link::connect(router.connect_raw(), mac));
+        receiver.subscribe(&name("stream"));
+        let message = publisher.prepared_publish(&name("stream"), 1, 256);
         let burst = vec![message; MESSAGES];
         settles_at(0, || {
             for _ in 0..BURSTS {
@@ -276,12 +201,14 @@ fn a_fan_out_to_16_allocates_nothing() {
     const MESSAGES: usize = 10;
     on_every_kind_of_link(|shards, mac| {
         let router = router(shards, mac);
-        let mut receivers: Vec<_> = (0..16).map(|_| Link::connect(&router, mac)).collect();
+        let mut receivers: Vec<_> = (0..16)
+            .map(|_| Link::connect(router.connect_raw(), mac))
+            .collect();
         for receiver in &mut receivers {
-            receiver.subscribe("group");
+            receiver.subscribe(&name("group"));
         }
-        let mut publisher = Link::connect(&router, mac);
-        let message = publisher.prepared(&message("group", 256, 256));
+        let mut publisher = Link::connect(router.connect_raw(), mac);
+        let message = publisher.prepared_publish(&name("group"), 256, 256);
         let burst = vec![message; MESSAGES];
         settles_at(0, || {
             for _ in 0..BURSTS {
@@ -301,15 +228,15 @@ fn messages_that_wait_for_a_slow_reader_allocate_chunks_for_many() {
     const MESSAGES: usize = 3_000;
     on_every_kind_of_link(|shards, mac| {
         let router = router(shards, mac);
-        let mut receiver = Link::connect(&router, mac);
-        receiver.subscribe("slow");
+        let mut receiver = Link::connect(router.connect_raw(), mac);
+        receiver.subscribe(&name("slow"));
         receiver.http2.returns_credit = false;
         let mut publishers: Vec<_> = (0..PUBLISHERS)
-            .map(|_| Link::connect(&router, mac))
+            .map(|_| Link::connect(router.connect_raw(), mac))
             .collect();
         let messages: Vec<_> = publishers
             .iter()
-            .map(|publisher| vec![publisher.prepared(&message("slow", 1, 1_024)); MESSAGES])
+            .map(|publisher| vec![publisher.prepared_publish(&name("slow"), 1, 1_024); MESSAGES])
             .collect();
         let bytes: usize = messages.iter().flatten().map(Vec::len).sum();
         // Each waits twice at most, with its publisher and for the window, and a chunk is two allocations: its bytes and
@@ -345,13 +272,13 @@ fn a_large_message_allocates_what_it_is_gathered_in_and_heads_for_each_receiver(
     on_every_kind_of_link(|shards, mac| {
         let router = router(shards, mac);
         let mut receivers: Vec<_> = (0..RECEIVERS)
-            .map(|_| Link::connect(&router, mac))
+            .map(|_| Link::connect(router.connect_raw(), mac))
             .collect();
         for receiver in &mut receivers {
-            receiver.subscribe("group");
+            receiver.subscribe(&name("group"));
         }
-        let mut publisher = Link::connect(&router, mac);
-        let message = publisher.prepared(&message("group", 256, PAYLOAD_BYTES));
+        let mut publisher = Link::connect(router.connect_raw(), mac);
+        let message = publisher.prepared_publish(&name("group"), 256, PAYLOAD_BYTES);
         // Memory is not taken before bytes have come, so it is gathered in steps; then shared: one count of references. Each
         // receiver has a patched head, and, for what it shares stands between them, a buffer for each frame's header.
         let gathering = 3 + 1;

@@ -152,3 +152,20 @@ impl TestRouter {
         self.shards
     }
 }
+
+/// No message and no connection was lost for any reason, but for these counters.
+#[track_caller]
+pub fn nothing_lost_but(router: &TestRouter, expected: &[(&str, u64)]) {
+    for (counter, value) in router.counters().entries() {
+        let of_loss = ["dropped_", "cut_", "ended_"];
+        if of_loss.iter().any(|prefix| counter.starts_with(prefix)) {
+            let expected = expected.iter().find(|(name, _)| *name == counter);
+            assert_eq!(
+                value,
+                expected.map_or(0, |(_, value)| *value),
+                "{counter}: {}",
+                router.counters()
+            );
+        }
+    }
+}

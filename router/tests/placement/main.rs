@@ -27,23 +27,6 @@ use std::time::Instant;
 
 use common::*;
 
-/// No message and no connection was lost for any reason, but for these counters.
-#[track_caller]
-fn nothing_lost_but(router: &TestRouter, expected: &[(&str, u64)]) {
-    for (counter, value) in router.counters().entries() {
-        let of_loss = ["dropped_", "cut_", "ended_"];
-        if of_loss.iter().any(|prefix| counter.starts_with(prefix)) {
-            let expected = expected.iter().find(|(name, _)| *name == counter);
-            assert_eq!(
-                value,
-                expected.map_or(0, |(_, value)| *value),
-                "{counter}: {}",
-                router.counters()
-            );
-        }
-    }
-}
-
 /// A payload that says who sent it and as which of its messages: `publisher: u32 | number: u32 | filler`.
 fn numbered(publisher: usize, number: usize, bytes: usize) -> Vec<u8> {
     let mut blob = vec![number as u8; bytes.max(8)];
