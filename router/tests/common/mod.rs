@@ -30,7 +30,7 @@ pub use link::{Link, Mac};
 pub use messages::{
     blob, header_mut, id_name, name, publish, sign, subscribe, subscription_id_mut, unsubscribe,
 };
-pub use process::RouterProcess;
+pub use process::{RouterProcess, signal};
 pub use router::{TestRouter, nothing_lost_but};
 
 /// How long anything may take before a test gives up. Generous: the machine may be busy with other tests.

@@ -3,33 +3,45 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Http2, PATIENCE};
+use super::{Http2, Mac, PATIENCE};
 
 /// Dropping it kills it.
 pub struct RouterProcess {
     child: Child,
     pub address: SocketAddr,
-    lines: mpsc::Receiver<String>,
+    lines: Mutex<mpsc::Receiver<String>>,
 }
 
 impl RouterProcess {
     /// Starts `slim-router` and waits until it serves.
     pub fn start(shards: u16) -> RouterProcess {
-        RouterProcess::start_below(shards, None)
+        RouterProcess::start_with(shards, Mac::On, None)
     }
 
+    /// - `mac`: whether clients must sign.
     /// - `descriptors_max`: RLIMIT_NOFILE, soft and hard.
-    pub fn start_below(shards: u16, descriptors_max: Option<u32>) -> RouterProcess {
+    pub fn start_with(shards: u16, mac: Mac, descriptors_max: Option<u32>) -> RouterProcess {
+        static ROUTERS: AtomicU32 = AtomicU32::new(0);
+        let number = ROUTERS.fetch_add(1, Ordering::Relaxed);
+        let config = std::env::temp_dir().join(format!("slim-{}-{number}.yaml", process::id()));
+        let text = format!(
+            "services:\n  slim/0:\n    dataplane:\n      servers:\n        - endpoint: 127.0.0.1:0\n          \
+             require_header_mac: {}\n          tls: {{ insecure: true }}\n",
+            mac == Mac::On
+        );
+        fs::write(&config, text).expect("a place for temporary files");
         let limit = descriptors_max.map_or_else(String::new, |max| format!("ulimit -n {max} && "));
         let mut child = Command::new("sh")
             .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_slim-router"))
-            .args(["--listen", "127.0.0.1:0", "--shards", &shards.to_string()])
+            .args(["--shards", &shards.to_string(), "--config"])
+            .arg(&config)
             .env_remove("RUST_LOG")
             .stderr(Stdio::piped())
             .spawn()
@@ -45,12 +57,14 @@ impl RouterProcess {
         let mut process = RouterProcess {
             child,
             address: ([127, 0, 0, 1], 0).into(),
-            lines,
+            lines: Mutex::new(lines),
         };
         let serving = process.line_with("serving ");
         let (_, rest) = serving.split_once("serving ").expect("it is in there");
         let address = rest.split(' ').next().and_then(|text| text.parse().ok());
         process.address = address.expect("it says where it serves");
+        // It has been read. What is not there is no harm.
+        let _ = fs::remove_file(config);
         process
     }
 
@@ -112,11 +126,8 @@ impl RouterProcess {
         format!("/proc/{}/{file}", self.child.id())
     }
 
-    /// - `signal`: its name without SIG.
-    pub fn signal(&self, signal: &str) {
-        let kill = format!("kill -{signal} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &kill]).status();
-        assert!(status.expect("there is a shell").success());
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     /// Ends it gently and returns what it counted.
@@ -140,7 +151,7 @@ impl RouterProcess {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines.lock().unwrap().recv_timeout(left) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(_) => {}
                 Err(error) => panic!("it did not say {text:?}: {error}"),
@@ -155,4 +166,11 @@ impl Drop for RouterProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// - `signal`: its name without SIG.
+pub fn signal(child: &Child, signal: &str) {
+    let kill = format!("kill -{signal} {}", child.id());
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.expect("there is a shell").success());
 }
