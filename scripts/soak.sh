@@ -9,13 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds="${1:-600}"
-out="perf-results/$(date -u +%F)-soak"
+# Cargo runs a test in the folder of its package.
+out="$PWD/perf-results/$(date -u +%F)-soak"
 command="scripts/soak.sh $seconds"
 
 cargo test --locked --release -p slim-router --test soak --no-run
 mkdir -p "$out"
 commit="$(git rev-parse --short HEAD)"
-[ -z "$(git status --porcelain -- . ":(exclude)$out")" ] || commit="$commit, with changes"
+[ -z "$(git status --porcelain -- . ":(exclude)perf-results")" ] || commit="$commit, with changes"
 processor="$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
 load_before="$(cut -d ' ' -f 1-3 /proc/loadavg)"
 # Kept when the run fails, too: then it says why.
