@@ -12,7 +12,10 @@ use crate::{Bystanders, alone};
 
 #[test]
 fn a_router_without_descriptors_serves_its_links_does_not_spin_and_recovers() {
-    const DESCRIPTORS: u32 = 64;
+    /// Of a router with one shard, room for as many connections as it keeps descriptors back. Others wait for room, and take
+    /// those.
+    const DESCRIPTORS: u32 =
+        2 * (limits::DESCRIPTORS_RESERVED + limits::DESCRIPTORS_RESERVED_PER_SHARD);
     const WATCHED: Duration = Duration::from_secs(2);
     let _alone = alone();
     let router = RouterProcess::start_with(1, Mac::On, Some(DESCRIPTORS));
