@@ -72,10 +72,14 @@ impl From<LogLevel> for LevelFilter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The text is no list of directives.
+/// The text is no list of directives. It came from a person: show it and ask again.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct LogFilterError(tracing_subscriber::filter::ParseError);
+pub enum LogFilterError {
+    #[error(transparent)]
+    Directive(#[from] tracing_subscriber::filter::ParseError),
+    #[error("the character `{found}` is in no module's name")]
+    NotAscii { found: char },
+}
 
 impl LogFilter {
     pub fn level(level: LogLevel) -> Self {
@@ -84,10 +88,12 @@ impl LogFilter {
 
     /// Checks directives. Modules that they do not name are off unless one of them is a bare level.
     pub fn parse(directives: &str) -> Result<Self, LogFilterError> {
-        match EnvFilter::builder().parse(directives) {
-            Ok(_) => Ok(Self(directives.to_owned())),
-            Err(error) => Err(LogFilterError(error)),
+        // The parser counts characters and cuts at bytes: anything but ASCII in brackets would make it panic.
+        if let Some(found) = directives.chars().find(|c| !c.is_ascii()) {
+            return Err(LogFilterError::NotAscii { found });
         }
+        EnvFilter::builder().parse(directives)?;
+        Ok(Self(directives.to_owned()))
     }
 }
 
@@ -173,5 +179,8 @@ mod tests {
         assert_eq!(LogFilter::default().to_string(), "info");
         assert!(LogFilter::parse("warn,slim_router::egress=trace").is_ok());
         assert!(LogFilter::parse("slim_router=loud").is_err());
+        for text in ["[é]", "debug,[span{ü=1}]=trace", "module=é"] {
+            assert!(LogFilter::parse(text).is_err(), "{text}");
+        }
     }
 }
