@@ -22,6 +22,7 @@ mod draw;
 mod frames;
 mod grpc;
 mod header_block;
+mod hpack;
 mod link;
 mod name;
 #[path = "../../proto/tests/agreement/reference.rs"]
