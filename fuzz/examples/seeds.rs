@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use slim_proto::link::{
-    Acceptor, ConnectionType, Dialer, LinkKey, LinkMac, MacPolicy, sign_message,
+    Acceptor, ConnectionType, Dialer, LinkKey, LinkMac, LinkRequest, MacPolicy, sign_message,
 };
 use slim_proto::message::wire::{self, Wire as _, message::MessageType};
 use slim_proto::message::{peer_subscribe, subscription_ack};
@@ -178,6 +178,7 @@ fn connection() -> Vec<Vec<u8>> {
     // 2 request, 12 accept, 13 answer, 6 acknowledge, 0 data, 14 release, 4 window, 5 settings, 15 send, 17 end, 18 reset.
     let open = [2, 0, 1, 99, 3, 12, 0, 13, 0];
     let data = |brim: u8| [0, 0, 1, 99, brim, 1, 0, 2];
+    let padded = |bytes: u8| [0, 0, 1, 0, bytes, 1];
     let release = [14, 0xff, 0xff];
     vec![
         [
@@ -241,6 +242,28 @@ fn connection() -> Vec<Vec<u8>> {
             &[7, 3, 0, 11, 3, 1, 1, 2, 65, 66, 0],
         ]
         .concat(),
+        // Padded to the brim of a small window, again and again; and with one byte more than what is left of half of it.
+        [
+            &[4, 0][..],
+            &open,
+            &[6, 0],
+            &padded(48),
+            &release,
+            &padded(47),
+            &release,
+            &padded(46),
+            &release,
+        ]
+        .concat(),
+        // A window of exactly 2^31 - 1, and of one more.
+        [
+            &[1, 0][..],
+            &open,
+            &[4, 1, 220, 0x7f, 0xff, 0, 0, 0],
+            &[4, 1, 1, 0],
+        ]
+        .concat(),
+        [&[1, 0][..], &open, &[4, 1, 220, 0x7f, 0xff, 0, 1, 0]].concat(),
     ]
 }
 
@@ -288,6 +311,36 @@ fn header_blocks() -> Vec<Vec<u8>> {
         with(0x83, b"\0\0\0\0"),
         with(0x82, "\0\0\0\x07größer \u{1f600}".as_bytes()),
         with(0x80, b"\0\0\x01\x91"),
+        // A table of 70 bytes, which two fields fill; both are asked for.
+        with(
+            0x20,
+            &[
+                &hex("3f27 4001610162 4001630163 bebf"),
+                &plain[..],
+                &hex("bebf"),
+                &plain,
+            ]
+            .concat(),
+        ),
+        // The end-of-string code begins where a string of one symbol ends: padding of a byte and more.
+        with(0, &[&plain[..], &hex("000161 81ff")].concat()),
+        with(0, &[&plain[..], &hex("000161 821fff")].concat()),
+        with(
+            0,
+            &[literal(&REQUEST), literal(&[("x", "blank ")])].concat(),
+        ),
+        with(
+            0,
+            &[literal(&REQUEST), literal(&[("x", "\tblank")])].concat(),
+        ),
+        with(
+            0,
+            &[
+                literal(&REQUEST),
+                literal(&[("content-length", "18446744073709551616")]),
+            ]
+            .concat(),
+        ),
     ]
 }
 
@@ -380,10 +433,51 @@ fn messages() -> Vec<Vec<u8>> {
         [hex(SUBSCRIBE), unsubscribe.clone()].concat(),
         unsubscribe,
         encoded(MessageType::Publish(bare)),
+        twice_a_source(),
         // A group, and one that does not end.
         hex("0b0c"),
         hex("0b"),
     ]
+}
+
+/// A Subscribe whose source comes in two parts, of which a receiver makes one.
+fn twice_a_source() -> Vec<u8> {
+    let name = Name::new("org", "ns", "app").to_wire();
+    let only_text = wire::Name {
+        name: None,
+        ..name.clone()
+    };
+    let only_hashes = wire::Name {
+        str_name: None,
+        ..name.clone()
+    };
+    let part = |key: u8, value: Vec<u8>| [&[key, value.len() as u8], &value[..]].concat();
+    let header = [
+        part(0x0a, name.encode_to_vec()),
+        part(0x0a, only_text.encode_to_vec()),
+        part(0x12, only_text.encode_to_vec()),
+        part(0x12, only_hashes.encode_to_vec()),
+        hex("3008 3007 5a00 5a0101"),
+    ]
+    .concat();
+    let header = [
+        &[
+            0x0a,
+            header.len() as u8 & 0x7f | 0x80,
+            (header.len() >> 7) as u8,
+        ],
+        &header[..],
+    ]
+    .concat();
+    [
+        &[
+            0x0a,
+            header.len() as u8 & 0x7f | 0x80,
+            (header.len() >> 7) as u8,
+        ],
+        &header[..],
+    ]
+    .concat()
 }
 
 fn links() -> Vec<Vec<u8>> {
@@ -424,7 +518,30 @@ fn links() -> Vec<Vec<u8>> {
         sign(&signed),
         sign(&[hex(SUBSCRIBE), hex(SUBSCRIBE)].concat()),
         sign(&subscription_ack(1, Ok(()))),
+        anything(
+            2,
+            &request(&"l".repeat(1_024), ConnectionType::Remote, "node-a"),
+        ),
+        anything(
+            2,
+            &request(&"l".repeat(1_025), ConnectionType::Remote, "node-a"),
+        ),
+        anything(0, &request("l", ConnectionType::Peer, "node-r")),
+        anything(1, &request("l", ConnectionType::Peer, "node-a")),
     ]
+}
+
+fn request(link_id: &str, connection_type: ConnectionType, node_id: &str) -> Vec<u8> {
+    LinkRequest {
+        link_id: link_id.to_owned(),
+        version: "3.4.6".to_owned(),
+        public_key: vec![9; 32],
+        connection_type,
+        node_id: node_id.to_owned(),
+        deployment_name: String::new(),
+        kem_payload: None,
+    }
+    .encode()
 }
 
 fn configs() -> Vec<Vec<u8>> {
@@ -435,13 +552,16 @@ fn configs() -> Vec<Vec<u8>> {
         "services:\n  slim/0:\n    dataplane:\n      servers:\n        - &a {endpoint: ${env:PORT}, tls: {insecure: true}}\n        - *a\n",
         "services: {slim/0: {group_name: x, peers: [1], auth: {a: b}, dataplane: {servers: []}}}",
         "tracing: {opentelemetry: {enabled: true, grpc: {}}, log_level: loud}\nruntime: {n_cores: 0x10, drain_timeout: 1w 2d 3h}",
+        "services: {slim/0: {node_id: '${env:LINE}', dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}}]}}}",
+        "services: {slim/0: {dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}, keepalive: {time: 0s, timeout: 0s}}]}}}",
+        "services: {slim/0: {dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}, negotiation_timeout_secs: 0}]}}}",
         "a: 1\n---\nb: 2\n",
         "a: &x [*x]\n? [x]\n: !!str 2\n",
         "- |\n  text\n- >-\n  folded\n- \"\\u00e9\\x41\"\n- 'it''s'\n- [~, null, true, -1, 0o17, 1e5, .inf]\n",
         "unix:///run/node/dp.sock",
         "[::1]:46357",
         "ws://h:1",
-        "info,slim_router=debug,[span{field=1}]=trace",
+        "info,slim_router=debug,a::b=trace",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()
@@ -454,6 +574,9 @@ fn names() -> Vec<Vec<u8>> {
         format!(" org / ns/app/{id} "),
         "a/b/c/NULL_COMPONENT".to_owned(),
         id.to_owned(),
+        // A digit where a hyphen belongs, of a value that still has 128 bits.
+        "00b1da60-0caa-b75f-a73e04fe334bf1482".to_owned(),
+        "00b1da6000caa-b75f-a73e-4fe334bf1482".to_owned(),
         "org//app".to_owned(),
         "ä/ö/ü/x".to_owned(),
     ];
@@ -498,6 +621,55 @@ fn routes() -> Vec<Vec<u8>> {
             [1, 0x20 + 1, 4],
             [2, 0x30 + 4, 4],
             [2, one, 3],
+            [0, settle, 0],
+        ]
+        .concat(),
+        // All shards have asked before anybody subscribes; then two do, and one of them leaves.
+        [
+            [0, all, 1],
+            [1, all, 1],
+            [2, all, 1],
+            [0, settle, 0],
+            [0, 0x10 + subscribe, 1],
+            [1, settle, 0],
+            [0, all, 1],
+            [1, all, 1],
+            [2, all, 1],
+            [0, settle, 0],
+            [2, 0x20 + subscribe, 1],
+            [0, settle, 0],
+            [0, 0x10 + leave, 0],
+            [0, settle, 0],
+            [0, one, 1],
+            [0, one, 1],
+            [1, one, 1],
+            [1, one, 1],
+            [2, one, 1],
+            [2, one, 1],
+            [0, settle, 0],
+        ]
+        .concat(),
+        [
+            [0, all, 0],
+            [1, all, 0],
+            [2, all, 0],
+            [0, settle, 0],
+            [0, 0x10 + subscribe, 1],
+            [1, settle, 0],
+            [0, all, 0],
+            [1, all, 0],
+            [2, all, 0],
+            [0, settle, 0],
+            [2, 0x20 + subscribe, 2],
+            [0, settle, 0],
+            [0, 0x10 + leave, 0],
+            [0, settle, 0],
+            [0, one, 0],
+            [0, one, 0],
+            [1, one, 0],
+            [1, one, 0],
+            [2, one, 0],
+            [2, one, 0],
             [0, settle, 0],
         ]
         .concat(),

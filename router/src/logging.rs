@@ -9,7 +9,6 @@ use std::str::FromStr;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Builder;
 
 use crate::config::TracingConfig;
 
@@ -78,8 +77,8 @@ pub struct LogFilter(String);
 pub enum LogFilterError {
     #[error(transparent)]
     Directive(#[from] tracing_subscriber::filter::ParseError),
-    #[error("the character `{found}` is in no module's name")]
-    NotAscii { found: char },
+    #[error("`{found}` is in no module's name, and spans are not matched")]
+    Character { found: char },
 }
 
 impl LogFilter {
@@ -89,19 +88,15 @@ impl LogFilter {
 
     /// Checks directives. Modules that they do not name are off unless one of them is a bare level.
     pub fn parse(directives: &str) -> Result<Self, LogFilterError> {
-        // The parser counts characters and cuts at bytes: anything but ASCII in brackets would make it panic.
-        if let Some(found) = directives.chars().find(|c| !c.is_ascii()) {
-            return Err(LogFilterError::NotAscii { found });
+        // The parser is safe for levels and modules only. It counts characters and cuts at bytes, compiles a field's value
+        // to an automaton that a hundred dots make huge, and trips over its own debug assertion. We have no spans.
+        let is_refused = |c: &char| !c.is_ascii() || matches!(c, '[' | ']' | '{' | '}');
+        if let Some(found) = directives.chars().find(is_refused) {
+            return Err(LogFilterError::Character { found });
         }
-        builder().parse(directives)?;
+        EnvFilter::builder().parse(directives)?;
         Ok(Self(directives.to_owned()))
     }
-}
-
-/// How directives are read. The value of a span's field is a text, not a pattern: the automaton of a pattern is made at
-/// once, and a hundred dots in RUST_LOG would keep the router from starting for minutes.
-fn builder() -> Builder {
-    EnvFilter::builder().with_regex(false)
 }
 
 impl Default for LogFilter {
@@ -147,7 +142,7 @@ pub fn start(config: &TracingConfig) -> Result<LogGuard, LoggingError> {
     let dropped = writer.error_counter();
     let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(builder().parse_lossy(&config.filter.0))
+        .with_env_filter(EnvFilter::new(&config.filter.0))
         .with_writer(writer)
         .with_ansi(is_coloured)
         .with_thread_names(config.thread_names)
@@ -186,10 +181,8 @@ mod tests {
         assert_eq!(LogFilter::default().to_string(), "info");
         assert!(LogFilter::parse("warn,slim_router::egress=trace").is_ok());
         assert!(LogFilter::parse("slim_router=loud").is_err());
-        for text in ["[é]", "debug,[span{ü=1}]=trace", "module=é"] {
+        for text in ["[é]", "module=é", "[span{field=1}]=trace", "a[span]", "a=}"] {
             assert!(LogFilter::parse(text).is_err(), "{text}");
         }
-        let dots = format!("[span{{field={}}}]=trace", ".".repeat(200));
-        assert!(LogFilter::parse(&dots).is_ok(), "and at once");
     }
 }
