@@ -474,8 +474,8 @@ fn a_destination_in_parts() -> Vec<u8> {
 }
 
 fn links() -> Vec<Vec<u8>> {
-    let mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "l");
-    let signed = sign_message(&mac, &hex(SUBSCRIBE)).expect("a whole message");
+    let mut mac = LinkMac::new(&LinkKey::from_bytes([7; 32]), "l");
+    let signed = sign_message(&mut mac, &hex(SUBSCRIBE)).expect("a whole message");
     let dialer = Dialer {
         link_id: "l".to_owned(),
         node_id: "node-a".to_owned(),
@@ -548,6 +548,7 @@ fn configs() -> Vec<Vec<u8>> {
         "services: {slim/0: {node_id: '${env:LINE}', dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}}]}}}",
         "services: {slim/0: {dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}, keepalive: {time: 0s, timeout: 0s}}]}}}",
         "services: {slim/0: {dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}, negotiation_timeout_secs: 0}]}}}",
+        "limits: {connections: 10, connections_per_address: 5, subscriptions_per_connection: 7, names: 100, message_bytes: 64 KiB, negotiation_timeout: 3s, egress_bytes_per_connection: 2 MB, egress_bytes: 64 MiB, ingress_messages_per_second: 1000, ingress_bytes_per_second: 1 GB, memory: 2 GiB}\nservices: {slim/0: {dataplane: {servers: [{endpoint: '127.0.0.1:0', tls: {insecure: true}}]}}}",
         "a: 1\n---\nb: 2\n",
         "a: &x [*x]\n? [x]\n: !!str 2\n",
         "- |\n  text\n- >-\n  folded\n- \"\\u00e9\\x41\"\n- 'it''s'\n- [~, null, true, -1, 0o17, 1e5, .inf]\n",

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use slim_proto::grpc::MESSAGE_BYTES_MAX;
 use slim_router::config::{
     AddressError, Config, ConfigError, ConfigFile, ListenAddress, NODE_ID_BYTES_MAX, Remark,
     SHARDS_MAX,
@@ -99,6 +100,20 @@ fn check_config(config: &Config, text: &str) {
         }
     }
     assert!(config.drain_timeout <= YEAR);
+    let limits = &config.limits;
+    let may_be_left_out = [
+        limits.connections.map(u64::from),
+        limits.connections_per_address.map(u64::from),
+        limits.ingress_messages_per_second.map(u64::from),
+        limits.ingress_bytes_per_second,
+        limits.egress_bytes.map(|bytes| bytes as u64),
+        limits.memory.map(|bytes| bytes as u64),
+    ];
+    assert!(!may_be_left_out.contains(&Some(0)), "{limits:?}");
+    assert!(limits.subscriptions_per_connection > 0 && limits.names > 0);
+    assert!((1..=MESSAGE_BYTES_MAX).contains(&limits.message_bytes));
+    assert!(limits.egress_bytes_per_connection > 0);
+    assert!(limits.negotiation_timeout > Duration::ZERO && limits.negotiation_timeout <= YEAR);
     let names = [Some(&config.node_id), config.domain_name.as_ref()];
     for name in names.into_iter().flatten() {
         assert!(!name.is_empty() && name.len() <= NODE_ID_BYTES_MAX);

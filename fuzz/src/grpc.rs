@@ -5,20 +5,25 @@ use slim_proto::grpc::{Deframer, FrameError, MESSAGE_BYTES_MAX, PREFIX_BYTES, Pi
 use crate::draw::{Draw, cut};
 
 /// Input: `cuts: u8 | kind: u8 | bytes`. Of an odd kind the bytes are the lengths of messages, two bytes each; else they are
-/// the stream.
+/// the stream. The next two bits of the kind choose the largest message.
 pub fn grpc(input: &[u8]) {
     let mut draw = Draw::new(input);
     let cuts = draw.byte();
-    let stream = if draw.flag() {
+    let kind = draw.byte();
+    let limit = [MESSAGE_BYTES_MAX, 1, 100, 5_000][usize::from(kind >> 1 & 3)];
+    let stream = if kind & 1 == 1 {
         framed(&mut draw)
     } else {
         draw.rest().to_vec()
     };
-    let expected = naive(&stream);
-    assert_eq!(deframe(&[&stream]), expected);
-    assert_eq!(deframe(&cut(&stream, cuts)), expected);
+    let expected = naive(&stream, limit);
+    assert_eq!(deframe(&[&stream], limit), expected);
+    assert_eq!(deframe(&cut(&stream, cuts), limit), expected);
     if stream.len() < 600 {
-        assert_eq!(deframe(&stream.chunks(1).collect::<Vec<_>>()), expected);
+        assert_eq!(
+            deframe(&stream.chunks(1).collect::<Vec<_>>(), limit),
+            expected
+        );
     }
 }
 
@@ -36,15 +41,14 @@ fn framed(draw: &mut Draw) -> Vec<u8> {
 type Outcome = (Vec<Vec<u8>>, Result<usize, FrameError>);
 
 /// gRPC over HTTP/2, "Length-Prefixed-Message", on the whole stream at once.
-fn naive(mut rest: &[u8]) -> Outcome {
+fn naive(mut rest: &[u8], limit: usize) -> Outcome {
     let mut messages = Vec::new();
     loop {
         match *rest {
             [flag, ..] if flag != 0 => return (messages, Err(FrameError::Compressed { flag })),
             [_, l0, l1, l2, l3, ref after @ ..] => {
                 let declared = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-                if declared > MESSAGE_BYTES_MAX {
-                    let limit = MESSAGE_BYTES_MAX;
+                if declared > limit {
                     return (messages, Err(FrameError::TooLarge { declared, limit }));
                 }
                 let Some((message, after)) = after.split_at_checked(declared) else {
@@ -58,8 +62,8 @@ fn naive(mut rest: &[u8]) -> Outcome {
     }
 }
 
-fn deframe(pieces: &[&[u8]]) -> Outcome {
-    let mut deframer = Deframer::new();
+fn deframe(pieces: &[&[u8]], limit: usize) -> Outcome {
+    let mut deframer = Deframer::with_limit(limit);
     let mut messages = Vec::new();
     let mut fed_bytes = 0;
     for piece in pieces {
@@ -86,7 +90,7 @@ fn deframe(pieces: &[&[u8]]) -> Outcome {
         assert!(rest.is_empty(), "input is left");
         assert!(deframer.buffered_bytes() <= fed_bytes);
         assert_eq!(deframer.is_mid_message(), deframer.buffered_bytes() > 0);
-        assert!(deframer.buffered_bytes() < PREFIX_BYTES + MESSAGE_BYTES_MAX);
+        assert!(deframer.buffered_bytes() < PREFIX_BYTES + limit.max(1));
     }
     (messages, Ok(deframer.buffered_bytes()))
 }

@@ -273,10 +273,10 @@ fn same_point(one: &[u8], other: &[u8]) -> bool {
 
 /// Signs a message as its originator, and then damages it.
 fn signature(draw: &mut Draw) {
-    let mac = LinkMac::new(&LinkKey::from_bytes([draw.byte(); 32]), &draw.text());
+    let mut mac = LinkMac::new(&LinkKey::from_bytes([draw.byte(); 32]), &draw.text());
     let harm = (draw.u16(), draw.byte());
     let message = draw.rest();
-    let signed = match sign_message(&mac, message) {
+    let signed = match sign_message(&mut mac, message) {
         Ok(signed) => signed,
         Err(SignError::Decode(why)) => {
             assert_eq!(parse(message), Err(why));
@@ -295,46 +295,53 @@ fn signature(draw: &mut Draw) {
         panic!("a signed message is routed");
     };
     assert!(header.is_patchable());
-    assert_eq!(check(&mac, &signed, &header), TagState::Valid);
-    assert_eq!(sign_message(&mac, &signed).as_ref(), Ok(&signed));
+    assert_eq!(check(&mut mac, &signed, &header), TagState::Valid);
+    assert_eq!(sign_message(&mut mac, &signed).as_ref(), Ok(&signed));
 
     // One hop further, on another link.
-    let next = LinkMac::new(&LinkKey::from_bytes([0xa5; 32]), "next");
+    let mut next = LinkMac::new(&LinkKey::from_bytes([0xa5; 32]), "next");
     let mut preimage = Preimage::new();
     preimage.build(&signed, &header);
     let mut forwarded = signed.clone();
-    let tag = next.tag(&preimage, header.ttl_forwarded());
+    let tag = next.tag(&mut preimage, header.ttl_forwarded());
     header.patch(&mut forwarded, &tag);
     let Ok(Parsed::Routed(forwarded_header)) = parse(&forwarded) else {
         panic!("a forwarded message is routed");
     };
-    assert_eq!(check(&next, &forwarded, &forwarded_header), TagState::Valid);
-    assert_eq!(check(&mac, &forwarded, &forwarded_header), TagState::Wrong);
+    assert_eq!(
+        check(&mut next, &forwarded, &forwarded_header),
+        TagState::Valid
+    );
+    assert_eq!(
+        check(&mut mac, &forwarded, &forwarded_header),
+        TagState::Wrong
+    );
 
     // Any bit of the tag counts.
     let (bit, _) = harm;
     let mut wrong = tag;
     wrong[usize::from(bit) / 8 % TAG_BYTES] ^= 1 << (bit % 8);
-    assert!(!next.verify(&preimage, header.ttl_forwarded(), &wrong));
-    assert!(!next.verify(&preimage, header.ttl_forwarded().wrapping_add(1), &tag));
-    assert!(!next.verify(&preimage, header.ttl_forwarded(), &tag[1..]));
+    assert!(!next.verify(&mut preimage, header.ttl_forwarded(), &wrong));
+    assert!(!next.verify(&mut preimage, header.ttl_forwarded().wrapping_add(1), &tag));
+    assert!(!next.verify(&mut preimage, header.ttl_forwarded(), &tag[1..]));
 
     // A harmed message that still parses is taken only if what the tag covers is the same.
     let mut harmed = signed.clone();
     let at = usize::from(harm.0) % harmed.len();
     harmed[at] ^= harm.1;
     if let Ok(Parsed::Routed(harmed_header)) = parse(&harmed) {
-        let state = check(&mac, &harmed, &harmed_header);
+        let state = check(&mut mac, &harmed, &harmed_header);
         let mut covered = Preimage::new();
         covered.build(&harmed, &harmed_header);
-        let is_same = mac.tag(&covered, harmed_header.ttl) == mac.tag(&preimage, header.ttl);
+        let is_same =
+            mac.tag(&mut covered, harmed_header.ttl) == mac.tag(&mut preimage, header.ttl);
         match harmed_header.tag(&harmed) {
             None => assert_eq!(state, TagState::Absent),
             Some([]) => assert_eq!(state, TagState::Empty),
             Some(tag) if Some(tag) == header.tag(&signed) && is_same => {
                 assert_eq!(state, TagState::Valid)
             }
-            Some(tag) if tag != mac.tag(&covered, harmed_header.ttl) => {
+            Some(tag) if tag != mac.tag(&mut covered, harmed_header.ttl) => {
                 assert_eq!(state, TagState::Wrong)
             }
             Some(_) => assert_eq!(state, TagState::Valid),
@@ -343,10 +350,10 @@ fn signature(draw: &mut Draw) {
     }
 }
 
-fn check(mac: &LinkMac, message: &[u8], header: &RouteHeader) -> TagState {
+fn check(mac: &mut LinkMac, message: &[u8], header: &RouteHeader) -> TagState {
     let mut preimage = Preimage::new();
     preimage.build(message, header);
-    mac.check(&preimage, message, header)
+    mac.check(&mut preimage, message, header)
 }
 
 /// The table of dataplane 5.5: with a key, a publish needs its tag and a wrong tag is never taken.

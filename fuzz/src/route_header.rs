@@ -2,13 +2,14 @@
 //! what a router makes of the message: for a link with a MAC and for one without.
 
 use slim_proto::message::wire::{self, Wire as _, message::MessageType};
-use slim_proto::route_header::{Parsed, RouteHeader, merge, parse};
+use slim_proto::route_header::{LastNames, Parsed, RouteHeader, merge, parse, parse_next};
 
 use crate::reference;
 
 /// Input: one message, without framing.
 pub fn route_header(message: &[u8]) {
     reference::check(message);
+    check_after_another(message);
     match parse(message) {
         Ok(Parsed::Routed(header)) => check_unsigned(message, &header),
         Ok(Parsed::NeedsMerge) => {
@@ -22,6 +23,34 @@ pub fn route_header(message: &[u8]) {
             assert!(error.path.starts_with("Message"), "{error}");
             assert_eq!(merge(message), Err(error));
         }
+    }
+}
+
+/// What a sender's last message was changes nothing: neither the same one, nor one that differs in a byte or has more of it.
+fn check_after_another(message: &[u8]) {
+    let mut last = LastNames::default();
+    let parsed = parse(message);
+    for _ in 0..2 {
+        assert_eq!(parse_next(message, &mut last), parsed);
+    }
+    let mut other = message.to_vec();
+    // Places and changes drawn from the message itself, so that an input that fails fails again.
+    let mut state = message.iter().fold(7, |sum: usize, byte| {
+        sum.wrapping_mul(31).wrapping_add(usize::from(*byte))
+    });
+    for _ in 0..6 {
+        let Some(byte) = other.get_mut(state % message.len().max(1)) else {
+            return;
+        };
+        *byte ^= 1 << (state >> 8 & 7);
+        state = state.wrapping_mul(0x5851_f42d).wrapping_add(1) >> 1;
+        assert_eq!(parse_next(&other, &mut last), parse(&other));
+        assert_eq!(parse_next(message, &mut last), parsed);
+        other.copy_from_slice(message);
+    }
+    for cut in [message.len() / 2, message.len().saturating_sub(1)] {
+        let shorter = message.get(..cut).unwrap_or_default();
+        assert_eq!(parse_next(shorter, &mut last), parse(shorter));
     }
 }
 

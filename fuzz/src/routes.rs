@@ -450,6 +450,7 @@ impl World {
                     "a subscribe is never acknowledged"
                 );
                 self.left.clear();
+                self.check_counts();
                 return;
             }
             for shard in 0..SHARDS {
@@ -457,6 +458,18 @@ impl World {
             }
         }
         panic!("the tables talk for ever");
+    }
+
+    /// Each table counts the names, prefixes among them, that its connections have subscribed to.
+    fn check_counts(&self) {
+        for (shard, table) in (0..SHARDS).zip(&self.tables) {
+            let here = self.subscriptions.iter().filter(|(who, _)| who.0 == shard);
+            let names: BTreeSet<_> = here
+                .flat_map(|(_, held)| held)
+                .flat_map(|one| keys(one.name))
+                .collect();
+            assert_eq!(table.subscribed(), names.len());
+        }
     }
 
     fn got(&self, number: u64) -> bool {

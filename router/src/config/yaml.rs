@@ -3,6 +3,7 @@
 //! Owns what YAML means: the core schema's scalars, anchors, and the bounds on a document. Refuses to know what any
 //! key is for. A document that the bounds let pass is small enough to be walked by recursion.
 
+use super::section::shown;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 use std::collections::HashMap;
 
@@ -164,7 +165,11 @@ impl<'text> Reader<'text> {
         if let Some(tag) = tag {
             return Err(YamlError::new(
                 line,
-                format!("the tag `{tag}`: tags are not supported; remove it"),
+                format!(
+                    "the tag `{}`: tags are not supported; remove it",
+                    // Its `%0A` is a line break by now.
+                    shown(&tag.to_string())
+                ),
             ));
         }
         let node = Node { line, value };
@@ -374,6 +379,8 @@ mod tests {
         };
         assert_eq!(line_and_reason("a: &x [*x]\n").0, 1);
         assert_eq!(line_and_reason("a: 1\n---\nb: 2\n").0, 2);
+        let escaped = line_and_reason("!a%0A%1b b");
+        assert!(!escaped.1.contains(char::is_control), "{escaped:?}");
         assert_eq!(line_and_reason("a: 1\nb: !thing 2\n").0, 2);
         assert_eq!(line_and_reason("a: 1\n? [x]\n: 2\n").0, 2);
         assert_eq!(line_and_reason("a: 1\nb: [1, 2\n").0, 3);
