@@ -93,7 +93,7 @@ impl TcpLink {
         }
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(end);
-        Some(Piece::Assembled(whole.into()))
+        Some(Piece::Assembled(whole))
     }
 
     fn granted(&mut self, answer: &[u8]) -> Result<(), TcpError> {
