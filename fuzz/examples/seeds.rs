@@ -558,7 +558,10 @@ fn configs() -> Vec<Vec<u8>> {
         "info,slim_router=debug,a::b=trace",
     ]
     .map(|text| text.as_bytes().to_vec())
-    .to_vec()
+    .into_iter()
+    // The longest path of a Unix socket, and one byte more.
+    .chain([106, 107].map(|bytes| format!("unix:///{}", "x".repeat(bytes)).into_bytes()))
+    .collect()
 }
 
 fn names() -> Vec<Vec<u8>> {
