@@ -19,7 +19,8 @@ pub const RING_SUBMISSION_ENTRIES: u32 = 1_024;
 /// Completion queue entries of one ring. Full: the kernel keeps the surplus until the next turn.
 pub const RING_COMPLETION_ENTRIES: u32 = 8_192;
 
-/// Receive buffers that one shard lends to the kernel. Used up: receiving waits until buffers are back, within the turn.
+/// Receive buffers that one shard lends to the kernel. Used up: receiving waits until buffers are back; each turn reads one of
+/// them at least, and [`STAGE_RECEIVED_BYTES`] of them mostly.
 pub const RECEIVE_BUFFERS: u16 = 256;
 
 /// Bytes of one receive buffer. A message that fits into one read is forwarded straight out of it.

@@ -51,7 +51,8 @@ pub struct Shard<N: Network> {
     core: Core,
     listeners: Vec<Listening>,
     orders: Arc<Orders>,
-    /// Events that the last turn had no time for. Not more than the ring's completion queue and its receive buffers hold.
+    /// Events that the last turn had no time for: of reads one for each of [`limits::RECEIVE_BUFFERS`] at most, and for each
+    /// socket its arrival, its end and its close.
     postponed_events: VecDeque<Event<N::Buffer>>,
     sweep_at: Instant,
     sweep_part: u32,
@@ -147,7 +148,8 @@ pub struct Core {
     /// Publishers that nothing holds and that go on next turn, for this one has done enough.
     pub postponed: Vec<Slot>,
     /// By [`Delay`](crate::acknowledge::Delay): when something came that TCP should acknowledge, and where; oldest first.
-    /// Entries of connections that were sent to meanwhile are stale, and dropped as they come to the front.
+    /// Entries of connections that were sent to meanwhile are stale, and dropped as they come to the front: one for each
+    /// answer to a client within [`limits::TCP_ACK_DELAY_LONG`] at most.
     unacknowledged: [VecDeque<(Instant, Slot)>; 2],
     /// Sockets to close, and to half-close, at the end of the turn.
     closing: Vec<SocketId>,

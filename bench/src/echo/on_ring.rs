@@ -33,7 +33,7 @@ pub fn serve(connections: u32, started: &mpsc::Sender<(SocketAddr, KernelThread)
                 }
                 Event::Received { socket, buffer } => {
                     send_copy(&mut ring, socket, &buffer, &mut spare);
-                    ring.recycle(buffer);
+                    drop(buffer);
                 }
                 Event::Sent { buffers, .. } => spare.push(buffers),
                 Event::ReceiveEnded { .. } => left -= 1,

@@ -21,7 +21,7 @@ pub(crate) const RECEIVE_BUFFERS_MAX: u16 = 32_768;
 
 /// Bytes that arrived on a socket, in memory of the ring. Reads as `[u8]`.
 ///
-/// Dropping it is giving it back ([`crate::Ring::recycle`] does no more): the kernel has it again with the next turn.
+/// Dropping it is giving it back: the kernel has it again with the next turn.
 /// While the caller holds all buffers nothing is received, so hold them shortly.
 pub struct ReceivedBuffer {
     pool: Rc<ReceivePool>,

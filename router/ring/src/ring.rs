@@ -22,7 +22,7 @@ use crate::error::RingError;
 use crate::event::{Event, SocketId};
 use crate::listeners::Listeners;
 use crate::operation::{Operation, Tag};
-use crate::receive::{BufferRing, ReceivedBuffer};
+use crate::receive::BufferRing;
 use crate::send::SendInFlight;
 use crate::send_buffers::SendBuffers;
 use crate::setup::{self, Features, RingConfig, TIERS, Tier};
@@ -311,16 +311,6 @@ impl Ring {
             .build()
             .user_data(tag_of(Operation::CancelSocket, id));
         self.start(entry);
-    }
-
-    /// The bytes of a received buffer. The buffer itself also reads as `[u8]`, without the ring.
-    pub fn bytes<'a>(&'a self, buffer: &'a ReceivedBuffer) -> &'a [u8] {
-        buffer
-    }
-
-    /// Gives a receive buffer back; the kernel has it with the next turn. The same as dropping it.
-    pub fn recycle(&mut self, buffer: ReceivedBuffer) {
-        drop(buffer);
     }
 
     /// Submits all that was queued and, if there is nothing to report yet, waits for a completion or for `timeout`.

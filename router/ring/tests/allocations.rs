@@ -49,7 +49,7 @@ fn round_trip(
                     let mut copy = answer.take_owned().next().unwrap_or_default();
                     copy.clear();
                     copy.extend_from_slice(&buffer);
-                    ring.recycle(buffer);
+                    drop(buffer);
                     answer.push_owned(copy).unwrap();
                     answer
                         .push_shared(bytes::Bytes::from_static(b", answered"))

@@ -128,8 +128,8 @@ fn echo(ring: &mut Ring, listener: ListenerId, sockets: usize) {
             }
             Event::Received { socket, buffer } => {
                 let (sending, queue, _) = waiting.get_mut(&socket).unwrap();
-                queue.extend_from_slice(ring.bytes(&buffer));
-                ring.recycle(buffer);
+                queue.extend_from_slice(&buffer);
+                drop(buffer);
                 if !*sending {
                     *sending = true;
                     let mut buffers = SendBuffers::new();

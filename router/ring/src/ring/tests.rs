@@ -44,7 +44,7 @@ fn the_ring_works_the_same_with_the_flags_of_any_kernel() {
             };
             let mut buffers = SendBuffers::new();
             buffers.push_owned(buffer.to_vec()).unwrap();
-            ring.recycle(buffer);
+            drop(buffer);
             ring.send(socket, buffers);
             wait_for(&mut ring, |event| {
                 matches!(event, Event::Sent { result: Ok(8), .. })
