@@ -145,13 +145,14 @@ impl Core {
             End::Crowding { .. } => (Some(&counters.cut_crowding), true),
             End::TurnedAway(refusal) => (Some(counters.refused(*refusal)), true),
         };
-        if let Some(counter) = counter {
-            counter.add(1);
-        }
         if !is_news {
             debug!(peer = %connection.peer, reason = %end, "connection ends");
         } else if self.log_gate.admit(self.now, &self.counters) {
             info!(peer = %connection.peer, reason = %end, "connection ends");
+        }
+        // After the line is written, so that who sees the count finds it.
+        if let Some(counter) = counter {
+            counter.add(1);
         }
     }
 
